@@ -1,0 +1,1 @@
+"""Experiment programs: absl flags in, records and reports out. Nothing in `cnnjax` imports this."""

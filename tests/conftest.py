@@ -1,0 +1,17 @@
+"""Strict settings for every test, and the flags that absl programs expect to be parsed."""
+
+import os
+
+# Before JAX is imported: the tests state laws of the library, not of whatever device is there.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+from absl import flags
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["pytest"])
+    # A rank that broadcasts silently is the commonest wrong number in array code.
+    jax.config.update("jax_numpy_rank_promotion", "raise")
