@@ -1,0 +1,123 @@
+"""Named training recipes: an Optax optimiser, its schedule, and what a stall does to it."""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import optax.contrib
+
+__all__ = ["RECIPES", "Optimizer", "Recipe", "kernels_only", "make_optimizer"]
+
+RECIPES = ("cosine", "alexnet")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the weights are updated.
+
+    Attributes:
+      name: "cosine" is SGD with Nesterov momentum, linear warm-up from zero and a cosine to
+        zero, each step taking the rate at the middle of its interval; "alexnet" is SGD with plain momentum whose rate is divided by 10 whenever the
+        validation loss stalls (Krizhevsky et al., 2012: momentum 0.9, rate 1e-2, decay 5e-4).
+      learning_rate: the peak ("cosine") or first ("alexnet") step size.
+      momentum: decay of the velocity.
+      weight_decay: L2 coefficient added to the gradient, on kernels only (no bias, no norm).
+      warmup_epochs: length of the linear warm-up of "cosine", in epochs, fractions welcome.
+      patience: epochs without a better validation loss that "alexnet" waits for.
+    """
+
+    name: Literal["cosine", "alexnet"] = "cosine"
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_epochs: float = 1.0
+    patience: int = 3
+
+    def __post_init__(self) -> None:
+        """Refuse what no run could mean."""
+        if self.name not in RECIPES:
+            raise ValueError(f"Recipe: name must be one of {RECIPES}, got {self.name!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"Recipe: learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"Recipe: momentum must be in [0, 1), got {self.momentum}")
+        if self.weight_decay < 0 or self.warmup_epochs < 0:
+            raise ValueError(
+                "Recipe: weight_decay and warmup_epochs must not be negative, got "
+                f"{self.weight_decay} and {self.warmup_epochs}"
+            )
+        if self.patience < 1:
+            raise ValueError(f"Recipe: patience must be at least 1 epoch, got {self.patience}")
+
+
+class Optimizer(NamedTuple):
+    """An Optax transformation a step, and one an epoch that watches the validation loss.
+
+    Attributes:
+      step: turns gradients into updates.
+      plateau: `optax.contrib.reduce_on_plateau`, updated once an epoch with the validation
+        loss; its state's `scale` multiplies the updates. None when the recipe does not look.
+    """
+
+    step: optax.GradientTransformation
+    plateau: optax.GradientTransformationExtraArgs | None
+
+
+def kernels_only(params: Any) -> Any:
+    """Mask that is True on the leaves named "kernel".
+
+    >>> kernels_only({"conv": {"kernel": 1.0, "bias": 0.0}})
+    {'conv': {'bias': False, 'kernel': True}}
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: getattr(path[-1], "key", None) == "kernel", params
+    )
+
+
+def make_optimizer(recipe: Recipe, *, num_epochs: int, steps_per_epoch: int) -> Optimizer:
+    """Optimiser of a recipe for a run of a known length.
+
+    Args:
+      recipe: what to do.
+      num_epochs: length of the run; the cosine ends at zero with its last step.
+      steps_per_epoch: updates an epoch.
+
+    Returns:
+      An `Optimizer`.
+
+    Raises:
+      ValueError: a warm-up that is not shorter than the run.
+
+    >>> make_optimizer(Recipe("alexnet"), num_epochs=90, steps_per_epoch=10).plateau is None
+    False
+    """
+    decay = optax.add_decayed_weights(recipe.weight_decay, mask=kernels_only)
+    if recipe.name == "alexnet":
+        return Optimizer(
+            optax.chain(decay, optax.sgd(recipe.learning_rate, recipe.momentum)),
+            optax.contrib.reduce_on_plateau(factor=0.1, patience=recipe.patience),
+        )
+    num_steps = num_epochs * steps_per_epoch
+    warmup_steps = round(recipe.warmup_epochs * steps_per_epoch)
+    if warmup_steps >= num_steps:
+        raise ValueError(
+            f"make_optimizer: a warm-up of {recipe.warmup_epochs:g} epochs leaves nothing of a run "
+            f"of {num_epochs}; shorten the warm-up or train longer"
+        )
+    rate = optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if warmup_steps else recipe.learning_rate,
+        peak_value=recipe.learning_rate,
+        warmup_steps=warmup_steps,
+        decay_steps=num_steps,
+    )
+    return Optimizer(
+        optax.chain(decay, optax.sgd(_at_midpoints(rate), recipe.momentum, nesterov=True)), None
+    )
+
+
+def _at_midpoints(rate: optax.Schedule) -> optax.Schedule:
+    # A step takes the rate at the middle of its interval: at the ends the rate is zero, and
+    # neither the first step nor the last may be wasted.
+    return lambda count: rate(jnp.asarray(count, jnp.float32) + 0.5)

@@ -1,0 +1,332 @@
+"""Training as one XLA program: steps, shuffling, augmenting and evaluating, on the device.
+
+A `Program` is everything that is compiled for one network: it is compiled once and serves every
+seed. The training set lies on the device as uint8. One call of `run` takes any number of steps
+of one epoch in a single loop of known body and unknown length, so that the bits of a run do not
+depend on where it was cut: an epoch in one call, or in a hundred with a checkpoint after each,
+gives the same numbers. Randomness is a function of (seed, purpose, epoch or step) alone, which
+pairs the seeds: seed s has the same data order and the same augmentation draws for any network.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from cnnjax.training.optimizers import Optimizer
+
+__all__ = ["Evaluation", "Program", "State", "stream"]
+
+_PURPOSES = ("initialisation", "order", "augmentation", "dropout")
+
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
+Normalize = Callable[[jax.Array], jax.Array]
+
+
+def stream(seed: jax.Array | int, purpose: str) -> jax.Array:
+    """Key of one purpose of one seed; streams of different purposes never meet.
+
+    >>> bool(jax.numpy.all(stream(3, "order") == stream(3, "order")))
+    True
+    """
+    return jax.random.fold_in(jax.random.key(seed), _PURPOSES.index(purpose))
+
+
+class State(NamedTuple):
+    """All that a step changes; every leaf has a leading axis of one entry a seed.
+
+    Attributes:
+      variables: Flax collections; "params" is trained, the others are carried along.
+      optimizer: state of the optimiser.
+      plateau: state of the plateau watcher, or () without one.
+      best_accuracy: best validation accuracy so far, -1 before the first evaluation.
+      best_variables: the variables that had it (the first of equals).
+    """
+
+    variables: Any
+    optimizer: Any
+    plateau: Any
+    best_accuracy: jax.Array
+    best_variables: Any
+
+
+class Evaluation(NamedTuple):
+    """Mean cross-entropy (nats) and accuracy over a set, one entry a seed."""
+
+    loss: jax.Array
+    accuracy: jax.Array
+
+
+class Program:
+    """The compiled functions of one network, shared by every seed.
+
+    Attributes:
+      num_seeds: seeds trained at a time; above one they run under `jax.vmap`.
+      steps_per_epoch: num_train // batch_size; the images left over sit out that epoch, and
+        since each epoch is shuffled anew they are others every time.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: Optimizer,
+        *,
+        image_shape: tuple[int, ...],
+        num_train: int,
+        batch_size: int,
+        normalize: Normalize,
+        augment: Augment,
+        num_seeds: int = 1,
+        evaluation_batch_size: int = 500,
+    ) -> None:
+        """Describe the program; nothing is compiled before `compile` or first use.
+
+        Args:
+          module: network with `apply(variables, x, train=...)`.
+          optimizer: of `make_optimizer`.
+          image_shape: (height, width, channels) of one image.
+          num_train: images of the training set.
+          batch_size: images a step.
+          normalize: uint8 images to floating ones, without randomness.
+          augment: (key, uint8 images) to uint8 images, training only.
+          num_seeds: seeds trained at a time.
+          evaluation_batch_size: images a step of an evaluation.
+
+        Raises:
+          ValueError: a batch larger than the training set.
+        """
+        if not 1 <= batch_size <= num_train:
+            raise ValueError(
+                f"Program: batch_size must be between 1 and the {num_train} images of the "
+                f"training set, got {batch_size}"
+            )
+        self.module, self.optimizer = module, optimizer
+        self.image_shape = image_shape
+        self.batch_size, self.num_seeds = batch_size, num_seeds
+        self.num_train = num_train
+        self.steps_per_epoch = num_train // batch_size
+        self._normalize, self._augment = normalize, augment
+        self._evaluation_batch_size = evaluation_batch_size
+        per_seed = functools.partial(_map_seeds, num_seeds)
+        # Drawing weights runs once a trial and costs more to optimise than to run.
+        self._initialize: Any = jax.jit(
+            per_seed(self._initialize_one, (0,)),
+            compiler_options={"xla_backend_optimization_level": 1},
+        )
+        self._run: Any = jax.jit(
+            per_seed(self._run_one, (0, 0, None, None, None, None)), donate_argnums=0
+        )
+        self._validate: Any = jax.jit(
+            per_seed(self._validate_one, (0, None, None)), donate_argnums=0
+        )
+        self._evaluate: Any = jax.jit(per_seed(self._evaluate_one, (0, None, None)))
+
+    def initialize(self, seeds: jax.Array) -> State:
+        """State before the first step, for seeds of shape (num_seeds,)."""
+        return self._initialize(self._checked(seeds))
+
+    def run(
+        self,
+        state: State,
+        seeds: jax.Array,
+        images: jax.Array,
+        labels: jax.Array,
+        start: int,
+        stop: int,
+    ) -> tuple[State, jax.Array]:
+        """Steps `start` to `stop` (exclusive) of the run; `state` is donated.
+
+        Args:
+          state: before step `start`.
+          seeds: shape (num_seeds,).
+          images: uint8 training set, (num_train, height, width, channels).
+          labels: int32, (num_train,).
+          start: global step to begin with.
+          stop: global step to end before, within the same epoch.
+
+        Returns:
+          The state after, and the loss of each step, shape (num_seeds, steps_per_epoch) with
+          step i at column i - epoch * steps_per_epoch and NaN where nothing ran.
+
+        Raises:
+          ValueError: steps that span two epochs.
+        """
+        if not start < stop <= (start // self.steps_per_epoch + 1) * self.steps_per_epoch:
+            raise ValueError(
+                f"Program.run: steps {start} to {stop} must be a non-empty part of one epoch of "
+                f"{self.steps_per_epoch}"
+            )
+        return self._run(
+            state, self._checked(seeds), images, labels, jnp.int32(start), jnp.int32(stop)
+        )
+
+    def validate(
+        self, state: State, images: jax.Array, labels: jax.Array
+    ) -> tuple[State, Evaluation]:
+        """Evaluate, remember the best variables, and tell a plateau watcher; donates `state`."""
+        return self._validate(state, images, labels)
+
+    def evaluate(self, variables: Any, images: jax.Array, labels: jax.Array) -> Evaluation:
+        """Loss and accuracy of variables whose leaves have a leading axis of seeds."""
+        return self._evaluate(variables, images, labels)
+
+    def compile(self, num_validation: int, num_test: int) -> None:
+        """Compile everything for sets of these sizes now, rather than at first use."""
+        shape = jax.ShapeDtypeStruct
+
+        def data(num: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+            return shape((num, *self.image_shape), jnp.uint8), shape((num,), jnp.int32)
+
+        seeds, step = shape((self.num_seeds,), jnp.int32), shape((), jnp.int32)
+        state = jax.eval_shape(self._initialize, seeds)
+        self._initialize = self._initialize.lower(seeds).compile()
+        self._run = self._run.lower(state, seeds, *data(self.num_train), step, step).compile()
+        self._validate = self._validate.lower(state, *data(num_validation)).compile()
+        self._evaluate = self._evaluate.lower(state.variables, *data(num_test)).compile()
+
+    def _checked(self, seeds: jax.Array) -> jax.Array:
+        seeds = jnp.asarray(seeds, jnp.int32)
+        if seeds.shape != (self.num_seeds,):
+            raise ValueError(
+                f"Program: seeds must have shape ({self.num_seeds},), got {seeds.shape}"
+            )
+        return seeds
+
+    def _initialize_one(self, seed: jax.Array) -> State:
+        example = self._normalize(jnp.zeros((1, *self.image_shape), jnp.uint8))
+        variables = self.module.init(stream(seed, "initialisation"), example, train=False)
+        plateau = self.optimizer.plateau
+        return State(
+            variables=variables,
+            optimizer=self.optimizer.step.init(variables["params"]),
+            plateau=() if plateau is None else plateau.init(variables["params"]),
+            best_accuracy=jnp.float32(-1),
+            best_variables=variables,
+        )
+
+    def _run_one(
+        self,
+        state: State,
+        seed: jax.Array,
+        images: jax.Array,
+        labels: jax.Array,
+        start: jax.Array,
+        stop: jax.Array,
+    ) -> tuple[State, jax.Array]:
+        epoch = start // self.steps_per_epoch
+        order = jax.random.permutation(
+            jax.random.fold_in(stream(seed, "order"), epoch), self.num_train
+        )
+
+        def body(step: jax.Array, carry: tuple) -> tuple:
+            variables, optimizer, losses = carry
+            column = step - epoch * self.steps_per_epoch
+            rows = lax.dynamic_slice(order, (column * self.batch_size,), (self.batch_size,))
+            variables, optimizer, loss = self._step(
+                variables, optimizer, state.plateau, seed, step, images[rows], labels[rows]
+            )
+            return variables, optimizer, losses.at[column].set(loss)
+
+        losses = jnp.full((self.steps_per_epoch,), jnp.nan, jnp.float32)
+        carry = (state.variables, state.optimizer, losses)
+        variables, optimizer, losses = lax.fori_loop(start, stop, body, carry)
+        return state._replace(variables=variables, optimizer=optimizer), losses
+
+    def _step(
+        self,
+        variables: Any,
+        optimizer: Any,
+        plateau: Any,
+        seed: jax.Array,
+        step: jax.Array,
+        images: jax.Array,
+        labels: jax.Array,
+    ) -> tuple[Any, Any, jax.Array]:
+        augmentation = jax.random.fold_in(stream(seed, "augmentation"), step)
+        dropout = jax.random.fold_in(stream(seed, "dropout"), step)
+        x = self._normalize(self._augment(augmentation, images))
+        carried = {name: value for name, value in variables.items() if name != "params"}
+
+        def loss_of(params: Any) -> tuple[jax.Array, Any]:
+            scores, updated = self.module.apply(
+                {"params": params, **carried},
+                x,
+                train=True,
+                rngs={"dropout": dropout},
+                mutable=list(carried),
+            )
+            losses = optax.softmax_cross_entropy_with_integer_labels(scores, labels)
+            return jnp.mean(losses), updated
+
+        params = variables["params"]
+        (loss, updated), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+        updates, optimizer = self.optimizer.step.update(gradients, optimizer, params)
+        if self.optimizer.plateau is not None:
+            updates = jax.tree.map(lambda update: plateau.scale * update, updates)
+        return (
+            {**carried, **updated, "params": optax.apply_updates(params, updates)},
+            optimizer,
+            loss.astype(jnp.float32),
+        )
+
+    def _validate_one(
+        self, state: State, images: jax.Array, labels: jax.Array
+    ) -> tuple[State, Evaluation]:
+        result = self._evaluate_one(state.variables, images, labels)
+        better = result.accuracy > state.best_accuracy
+        state = state._replace(
+            best_accuracy=jnp.where(better, result.accuracy, state.best_accuracy),
+            best_variables=jax.tree.map(
+                lambda new, old: jnp.where(better, new, old), state.variables, state.best_variables
+            ),
+        )
+        if self.optimizer.plateau is not None:
+            _, plateau = self.optimizer.plateau.update((), state.plateau, value=result.loss)
+            state = state._replace(plateau=plateau)
+        return state, result
+
+    def _evaluate_one(self, variables: Any, images: jax.Array, labels: jax.Array) -> Evaluation:
+        num = images.shape[0]
+        size = min(self._evaluation_batch_size, num)
+        num_batches = -(-num // size)
+        # The last batch is filled up with blank images that the mask leaves out.
+        padding = num_batches * size - num
+        images = jnp.pad(images, [(0, padding)] + [(0, 0)] * (images.ndim - 1))
+        labels = jnp.pad(labels, (0, padding))
+
+        def body(batch: jax.Array, sums: tuple) -> tuple:
+            total, correct = sums
+            x = self._normalize(lax.dynamic_slice_in_dim(images, batch * size, size))
+            y = lax.dynamic_slice_in_dim(labels, batch * size, size)
+            counts = batch * size + jnp.arange(size) < num
+            scores: Any = self.module.apply(variables, x, train=False)
+            losses = optax.softmax_cross_entropy_with_integer_labels(scores, y)
+            right = (jnp.argmax(scores, axis=-1) == y) & counts
+            total = total + jnp.sum(jnp.where(counts, losses, 0.0), dtype=jnp.float32)
+            return total, correct + jnp.sum(right, dtype=jnp.int32)
+
+        total, correct = lax.fori_loop(0, num_batches, body, (jnp.float32(0), jnp.int32(0)))
+        return Evaluation(total / num, correct.astype(jnp.float32) / num)
+
+
+def _map_seeds(num_seeds: int, fn: Callable, axes: tuple[int | None, ...]) -> Callable:
+    """Map `fn` over the leading axis of the arguments whose entry in `axes` is 0.
+
+    One seed is not a `vmap` of size one: that would turn each convolution into a grouped one.
+    """
+    if num_seeds > 1:
+        return jax.vmap(fn, in_axes=axes)
+
+    def of_one(*args: Any) -> Any:
+        squeezed = [
+            arg if axis is None else jax.tree.map(lambda leaf: leaf[0], arg)
+            for arg, axis in zip(args, axes, strict=True)
+        ]
+        return jax.tree.map(lambda leaf: leaf[None], fn(*squeezed))
+
+    return of_one

@@ -1,0 +1,128 @@
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cnnjax.training import Recipe, kernels_only, make_optimizer
+
+
+def trajectory(recipe, gradients, *, num_epochs, steps_per_epoch):
+    """Kernel and bias after each step under given gradients."""
+    optimizer = make_optimizer(recipe, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch)
+    params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([0.5, 0.25])}
+    state = optimizer.step.init(params)
+    path = []
+    for gradient in gradients:
+        updates, state = optimizer.step.update(
+            {"kernel": gradient, "bias": gradient}, state, params
+        )
+        params = optax.apply_updates(params, updates)
+        path.append(params)
+    return path
+
+
+def by_hand(recipe, gradients, rates, nesterov, decay, start):
+    weight, velocity = np.array(start, np.float64), np.zeros(2)
+    path = []
+    for gradient, rate in zip(gradients, rates, strict=True):
+        g = np.asarray(gradient, np.float64) + decay * weight
+        velocity = recipe.momentum * velocity + g
+        weight = weight - rate * (g + recipe.momentum * velocity if nesterov else velocity)
+        path.append(weight)
+    return path
+
+
+def gradients(num):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.standard_normal(2), jnp.float32) for _ in range(num)]
+
+
+def test_cosine_recipe_is_nesterov_with_warmup_cosine_and_decay_on_kernels_only():
+    recipe = Recipe("cosine", learning_rate=0.1, weight_decay=0.3, warmup_epochs=1)
+    num, warm = 20, 5
+    rates = [
+        0.1 * (i + 0.5) / warm
+        if i + 0.5 < warm
+        else 0.1 * 0.5 * (1 + math.cos(math.pi * (i + 0.5 - warm) / (num - warm)))
+        for i in range(num)
+    ]
+    drawn = gradients(num)
+    ours = trajectory(recipe, drawn, num_epochs=4, steps_per_epoch=5)
+    for name, decay, start in (("kernel", 0.3, [1.0, -2.0]), ("bias", 0.0, [0.5, 0.25])):
+        expected = by_hand(recipe, drawn, rates, True, decay, start)
+        for got, want in zip(ours, expected, strict=True):
+            np.testing.assert_allclose(got[name], want, rtol=1e-4, atol=1e-6)
+
+
+def test_no_step_of_the_cosine_recipe_is_wasted():
+    path = trajectory(Recipe("cosine"), gradients(8), num_epochs=4, steps_per_epoch=2)
+    values = [np.array([1.0, -2.0]), *(np.asarray(p["kernel"]) for p in path)]
+    assert all((a != b).all() for a, b in zip(values, values[1:], strict=False))
+
+
+def test_alexnet_recipe_is_heavy_ball_at_a_constant_rate():
+    recipe = Recipe("alexnet", learning_rate=0.01, weight_decay=5e-4)
+    drawn = gradients(10)
+    ours = trajectory(recipe, drawn, num_epochs=2, steps_per_epoch=5)
+    expected = by_hand(recipe, drawn, [0.01] * 10, False, 5e-4, [1.0, -2.0])
+    for got, want in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(got["kernel"], want, rtol=1e-5, atol=1e-7)
+
+
+def test_alexnet_recipe_divides_the_rate_by_ten_when_validation_stalls():
+    plateau = make_optimizer(Recipe("alexnet", patience=2), num_epochs=9, steps_per_epoch=1).plateau
+    state = plateau.init({"kernel": jnp.zeros(2)})
+    scales = []
+    for loss in [1.0, 0.5, 0.6, 0.5, 0.4, 0.4, 0.3, 0.3, 0.3]:
+        _, state = plateau.update((), state, value=jnp.float32(loss))
+        scales.append(float(state.scale))
+    # Two epochs without a better loss (0.6, 0.5) cost a factor; so do the last two.
+    np.testing.assert_allclose(scales, [1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.01], rtol=1e-6)
+
+
+def test_both_recipes_agree_with_pytorch():
+    torch = pytest.importorskip("torch", reason="the oracle is PyTorch, in the extra [torch]")
+    drawn = gradients(12)
+    for name, nesterov in (("cosine", True), ("alexnet", False)):
+        recipe = Recipe(name, learning_rate=0.1, weight_decay=0.2, warmup_epochs=0)
+        ours = trajectory(recipe, drawn, num_epochs=12, steps_per_epoch=1)
+        weight = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
+        peer = torch.optim.SGD([weight], 0.1, momentum=0.9, weight_decay=0.2, nesterov=nesterov)
+        for i, (gradient, got) in enumerate(zip(drawn, ours, strict=True)):
+            if name == "cosine":
+                peer.param_groups[0]["lr"] = 0.05 * (1 + math.cos(math.pi * (i + 0.5) / 12))
+            weight.grad = torch.tensor(np.asarray(gradient, np.float64))
+            peer.step()
+            np.testing.assert_allclose(got["kernel"], weight.detach().numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_kernels_only_leaves_out_biases_and_norms():
+    tree = {"a": {"kernel": 1, "bias": 2}, "norm": {"scale": 3}, "b": {"c": {"kernel": 4}}}
+    assert kernels_only(tree) == {
+        "a": {"kernel": True, "bias": False},
+        "norm": {"scale": False},
+        "b": {"c": {"kernel": True}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "adam"}, r"name must be one of \('cosine', 'alexnet'\), got 'adam'"),
+        ({"learning_rate": 0.0}, r"learning_rate must be above 0, got 0.0"),
+        ({"learning_rate": float("nan")}, r"learning_rate must be above 0, got nan"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
+        ({"weight_decay": -1.0}, r"must not be negative, got -1.0 and 1.0"),
+        ({"patience": 0}, r"patience must be at least 1 epoch, got 0"),
+    ],
+)
+def test_a_recipe_that_means_nothing_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**settings)
+
+
+def test_a_warmup_as_long_as_the_run_is_refused():
+    with pytest.raises(ValueError, match="a warm-up of 3 epochs leaves nothing of a run of 3"):
+        make_optimizer(Recipe(warmup_epochs=3), num_epochs=3, steps_per_epoch=7)
