@@ -107,7 +107,7 @@ class Checkpoints:
         except Exception as error:
             self._remove(step)
             self._sweep()
-            # TensorStore reports a failed write as a ValueError, with the system's code in its text.
+            # TensorStore reports a failed write as a ValueError with the system's code in it.
             if isinstance(error, OSError) or "os_error_code" in str(error):
                 raise OSError(
                     f"cannot save a checkpoint in {self._directory}: {_first_line(error)}"

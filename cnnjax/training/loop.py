@@ -195,7 +195,7 @@ class _Run:
                 trial.failed_at = self.step
             if trial.failed_at is None:
                 train_loss = float(np.mean(self.losses[i], dtype=np.float64))
-                accuracy = float(result.accuracy[i])
+                accuracy = int(result.num_correct[i]) / len(self.data.validation_labels)
                 trial.curve.append(Epoch(epoch, self.step, train_loss, validation_loss, accuracy))
         self.losses = self.losses[:, :0]
 
@@ -221,12 +221,13 @@ class _Run:
         test = self.data.test_images, self.data.test_labels
         last = self.program.evaluate(self.state.variables, *test)
         best = self.program.evaluate(self.state.best_variables, *test)
+        num_test = len(self.data.test_labels)
         for i, trial in enumerate(self.trials):
             if trial.failed_at is None:
                 trial.test_loss = float(last.loss[i])
-                trial.test_accuracy = float(last.accuracy[i])
+                trial.test_accuracy = int(last.num_correct[i]) / num_test
                 trial.best_epoch = max(
                     trial.curve, key=lambda entry: (entry.validation_accuracy, -entry.epoch)
                 ).epoch
-                trial.test_accuracy_at_best = float(best.accuracy[i])
+                trial.test_accuracy_at_best = int(best.num_correct[i]) / num_test
         return self.trials

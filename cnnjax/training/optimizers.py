@@ -19,8 +19,9 @@ class Recipe:
 
     Attributes:
       name: "cosine" is SGD with Nesterov momentum, linear warm-up from zero and a cosine to
-        zero, each step taking the rate at the middle of its interval; "alexnet" is SGD with plain momentum whose rate is divided by 10 whenever the
-        validation loss stalls (Krizhevsky et al., 2012: momentum 0.9, rate 1e-2, decay 5e-4).
+        zero, each step taking the rate at the middle of its interval; "alexnet" is SGD with
+        plain momentum whose rate is divided by 10 whenever the validation loss stalls
+        (Krizhevsky et al., 2012: momentum 0.9, rate 1e-2, decay 5e-4).
       learning_rate: the peak ("cosine") or first ("alexnet") step size.
       momentum: decay of the velocity.
       weight_decay: L2 coefficient added to the gradient, on kernels only (no bias, no norm).

@@ -44,22 +44,25 @@ class State(NamedTuple):
       variables: Flax collections; "params" is trained, the others are carried along.
       optimizer: state of the optimiser.
       plateau: state of the plateau watcher, or () without one.
-      best_accuracy: best validation accuracy so far, -1 before the first evaluation.
-      best_variables: the variables that had it (the first of equals).
+      best_correct: most validation images classified correctly so far, -1 before the first time.
+      best_variables: the variables that did (the first of equals).
     """
 
     variables: Any
     optimizer: Any
     plateau: Any
-    best_accuracy: jax.Array
+    best_correct: jax.Array
     best_variables: Any
 
 
 class Evaluation(NamedTuple):
-    """Mean cross-entropy (nats) and accuracy over a set, one entry a seed."""
+    """Mean cross-entropy (nats) over a set and how many of it are right, one entry a seed.
+
+    A count, since a float32 ratio is not the fraction that it stands for.
+    """
 
     loss: jax.Array
-    accuracy: jax.Array
+    num_correct: jax.Array
 
 
 class Program:
@@ -172,7 +175,7 @@ class Program:
         return self._validate(state, images, labels)
 
     def evaluate(self, variables: Any, images: jax.Array, labels: jax.Array) -> Evaluation:
-        """Loss and accuracy of variables whose leaves have a leading axis of seeds."""
+        """Loss and correct count of variables whose leaves have a leading axis of seeds."""
         return self._evaluate(variables, images, labels)
 
     def compile(self, num_validation: int, num_test: int) -> None:
@@ -205,7 +208,7 @@ class Program:
             variables=variables,
             optimizer=self.optimizer.step.init(variables["params"]),
             plateau=() if plateau is None else plateau.init(variables["params"]),
-            best_accuracy=jnp.float32(-1),
+            best_correct=jnp.int32(-1),
             best_variables=variables,
         )
 
@@ -278,9 +281,9 @@ class Program:
         self, state: State, images: jax.Array, labels: jax.Array
     ) -> tuple[State, Evaluation]:
         result = self._evaluate_one(state.variables, images, labels)
-        better = result.accuracy > state.best_accuracy
+        better = result.num_correct > state.best_correct
         state = state._replace(
-            best_accuracy=jnp.where(better, result.accuracy, state.best_accuracy),
+            best_correct=jnp.where(better, result.num_correct, state.best_correct),
             best_variables=jax.tree.map(
                 lambda new, old: jnp.where(better, new, old), state.variables, state.best_variables
             ),
@@ -311,7 +314,7 @@ class Program:
             return total, correct + jnp.sum(right, dtype=jnp.int32)
 
         total, correct = lax.fori_loop(0, num_batches, body, (jnp.float32(0), jnp.int32(0)))
-        return Evaluation(total / num, correct.astype(jnp.float32) / num)
+        return Evaluation(total / num, correct)
 
 
 def _map_seeds(num_seeds: int, fn: Callable, axes: tuple[int | None, ...]) -> Callable:

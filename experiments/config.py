@@ -1,0 +1,150 @@
+"""The flags of an ablation, and the frozen config that they become.
+
+The fields of `Config` are the flags: one table, from which the flags are defined, the config is
+read, and `resolved.flags` is written. Fields marked as housekeeping change no number, so that
+they are no part of a run's identity.
+"""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from absl import flags
+
+from cnnjax.training import RECIPES, Recipe
+from experiments.names import check_name
+
+__all__ = ["SEED_AXES", "Config", "define_flags", "from_flags"]
+
+SEED_AXES = ("sequential", "vmap")
+
+
+def _flag(default: Any, text: str, *, low: float | None = None, housekeeping: bool = False) -> Any:
+    metadata = {"help": text, "low": low, "housekeeping": housekeeping}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that a run depends on; the text of each field is its flag's help."""
+
+    study: str = _flag(
+        "stack_vs_large_kernel", "Question to answer, a file of experiments/studies."
+    )
+    dataset: str = _flag("mnist_5k", "Data set by its TFDS name.")
+    validation_size: int = _flag(
+        500, "Images taken from the training split for validation; tests see the test split.", low=1
+    )
+    split_seed: int = _flag(0, "Seed of the split into training and validation images.", low=0)
+    channels: int = _flag(8, "Filters of the network's layers.", low=1)
+    epochs: int = _flag(6, "Passes over the training images.", low=1)
+    batch_size: int = _flag(50, "Images a step.", low=1)
+    recipe: str = _flag("cosine", "Optimiser: cosine (Nesterov, warm-up) or alexnet (plateau).")
+    learning_rate: float = _flag(0.01, "Peak (cosine) or first (alexnet) step size.")
+    momentum: float = _flag(0.9, "Decay of the velocity, in [0, 1).")
+    weight_decay: float = _flag(5e-4, "L2 coefficient, on kernels only.")
+    warmup_epochs: float = _flag(1.0, "Length of the linear warm-up (cosine).")
+    patience: int = _flag(3, "Epochs without a better validation loss (alexnet).", low=1)
+    shift: int = _flag(2, "Augmentation: random shifts of up to this many pixels.", low=0)
+    flip: bool = _flag(False, "Augmentation: random horizontal flips.")
+    seeds: int = _flag(5, "Trials of each arm.", low=1)
+    first_seed: int = _flag(0, "Seed of the first trial; seed s is paired over the arms.", low=0)
+    seed_axis: str = _flag(
+        "sequential", "How seeds are trained: one after another (sequential), or together (vmap)."
+    )
+    data_dir: str | None = _flag(
+        None, "TFDS data directory; TFDS's own default without one.", housekeeping=True
+    )
+    run_dir: str | None = _flag(
+        None, "Where the run is kept; by default runs/STUDY-DATASET-DIGEST.", housekeeping=True
+    )
+    checkpoint_seconds: float = _flag(
+        30.0, "Work that a killed process may lose, in seconds.", low=0, housekeeping=True
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could mean.
+
+        Raises:
+          ValueError: naming the flag.
+        """
+        for field in dataclasses.fields(self):
+            low, value = field.metadata["low"], getattr(self, field.name)
+            if low is not None and value < low:
+                raise ValueError(f"--{field.name} must be at least {low}, got {value}")
+        check_name("--recipe", self.recipe, RECIPES)
+        check_name("--seed_axis", self.seed_axis, SEED_AXES)
+        self.optimization()
+
+    def optimization(self) -> Recipe:
+        """The recipe that the optimiser flags describe."""
+        return Recipe(
+            name=self.recipe,  # type: ignore[arg-type]
+            learning_rate=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            warmup_epochs=self.warmup_epochs,
+            patience=self.patience,
+        )
+
+    def seed_numbers(self) -> list[int]:
+        """The seeds of the run.
+
+        >>> Config(seeds=3, first_seed=5).seed_numbers()
+        [5, 6, 7]
+        """
+        return list(range(self.first_seed, self.first_seed + self.seeds))
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that numbers depend on: what makes two runs the same."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if not field.metadata["housekeeping"]
+        }
+
+    def default_run_dir(self) -> str:
+        """Directory whose name says the study, the data set and, by a digest, the rest."""
+        text = json.dumps(self.identity(), sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return f"runs/{self.study}-{self.dataset}-{digest}"
+
+    def as_flags(self) -> list[str]:
+        """The config as flags, one a line of a flagfile; what makes no number differ is left out.
+
+        >>> Config(flip=True).as_flags()[-6:-4]
+        ['--shift=2', '--flip']
+        """
+        lines = []
+        for name, value in self.identity().items():
+            if isinstance(value, bool):
+                lines.append(f"--{name}" if value else f"--no{name}")
+            else:
+                lines.append(f"--{name}={value}")
+        return lines
+
+
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Define one absl flag for each field of `Config`."""
+    define: dict[type, Any] = {
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        bool: flags.DEFINE_bool,
+        str: flags.DEFINE_string,
+    }
+    for field in dataclasses.fields(Config):
+        kind = str if field.default is None else type(field.default)
+        define[kind](field.name, field.default, field.metadata["help"], flag_values=flag_values)
+
+
+def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
+    """The config that the parsed flags say.
+
+    Raises:
+      ValueError: a value that no run could mean; the message names the flag.
+    """
+    values: dict[str, Any] = {
+        field.name: flag_values[field.name].value for field in dataclasses.fields(Config)
+    }
+    return Config(**values)

@@ -1,0 +1,85 @@
+"""Do three 3x3 layers beat one 7x7 layer that sees the same 7x7 of its input?
+
+The answer of the VGG paper and of the course notes is yes: with C channels throughout, three
+3x3 layers hold 27 C^2 weights against 49 C^2 and put two more non-linearities between. Two
+controls take that answer apart: the same three layers without the non-linearities between (is
+it depth or ReLU?), and three layers widened to the parameters of the 7x7 (is it the budget?).
+
+Source: Simonyan and Zisserman, "Very Deep Convolutional Networks", 2015, section 2.3.
+"""
+
+from cnnjax import receptive_field
+from cnnjax.analysis import Account, account
+from cnnjax.models import StackNet
+from experiments.config import Config
+from experiments.studies.arms import Arm, Study, Task, nearest_width
+
+__all__ = ["stack_vs_large_kernel"]
+
+
+def stack_vs_large_kernel(config: Config, task: Task) -> Study:
+    """Arms of equal receptive field in one small ConvNet; see the module's text."""
+    channels = config.channels
+
+    def net(windows: tuple[int, ...], inner: int = channels, nonlinear: bool = True) -> StackNet:
+        widths = (inner,) * (len(windows) - 1) + (channels,)
+        return StackNet(task.num_classes, channels, windows, widths, nonlinear)
+
+    def num_parameters(inner: int) -> int:
+        return account(net((3, 3, 3), inner), task.image_shape).parameters
+
+    budget = account(net((7,)), task.image_shape).parameters
+    wide = nearest_width(num_parameters, budget)
+    excess = num_parameters(wide) / budget - 1
+
+    def arm(name: str, title: str, differs_in: str, module: StackNet) -> Arm:
+        columns = _columns(account(module, task.image_shape), module, task)
+        return Arm(name, title, differs_in, module, columns)
+
+    return Study(
+        name="stack_vs_large_kernel",
+        question="Do three 3x3 layers beat one 7x7 layer that sees the same 7x7 of its input?",
+        baseline="one_7x7",
+        headline_arm="three_3x3",
+        arms=(
+            arm("one_7x7", "one 7x7", "the baseline", net((7,))),
+            arm("5x5_then_3x3", "5x5 then 3x3", "two layers instead of one", net((5, 3))),
+            arm("three_3x3", "three 3x3", "three layers instead of one", net((3, 3, 3))),
+            arm(
+                "three_3x3_linear",
+                "three 3x3, no ReLU between",
+                "three layers that compute one linear map: depth without non-linearity",
+                net((3, 3, 3), nonlinear=False),
+            ),
+            arm(
+                "three_3x3_wide",
+                f"three 3x3, {wide} wide",
+                f"three layers widened to the parameters of the 7x7 ({excess:+.1%})",
+                net((3, 3, 3), inner=wide),
+            ),
+        ),
+        limits=(
+            "The learning rate and the other settings are the same in every arm and were not "
+            "re-tuned per arm.",
+            "One small network, one data set, one length of training: what wins here need not "
+            "win at depth or after long training.",
+        ),
+    )
+
+
+def _columns(costs: Account, module: StackNet, task: Task) -> dict[str, int | float | str]:
+    stack = [row for row in costs.rows if "/stack/" in row.path]
+    field = receptive_field.compose(
+        receptive_field.Layer(row.window[0], row.stride[0], row.padding[0][0], row.dilation[0])
+        for row in stack
+    )
+    return {
+        "receptive_field": field.size,
+        # Of the layers within; the last always hands on as many as the stack received.
+        "channels": module.widths[0],
+        "layers": len(stack),
+        "parameters": costs.parameters,
+        "macs": costs.macs,
+        "activation_values": costs.activation_values,
+        "steps": task.num_steps,
+    }
