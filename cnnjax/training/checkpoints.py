@@ -7,13 +7,14 @@ here exists when its manifest does. The manifest is written last and removed fir
 atomically; it carries a digest of each leaf and one of itself, and restoring checks them all.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,17 +103,18 @@ class Checkpoints:
         }
         manifest["manifest"] = _digest_of_json(manifest)
         try:
-            self._orbax.save(self._arrays(step), args=ocp.args.StandardSave(tree))
+            with _orbax_silent():
+                self._orbax.save(self._arrays(step), args=ocp.args.StandardSave(tree))
             write_atomically(self._manifest(step), json.dumps(manifest, allow_nan=False))
         except Exception as error:
             self._remove(step)
             self._sweep()
             # TensorStore reports a failed write as a ValueError with the system's code in it.
-            if isinstance(error, OSError) or "os_error_code" in str(error):
-                raise OSError(
-                    f"cannot save a checkpoint in {self._directory}: {_first_line(error)}"
-                ) from error
-            raise
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            if code is None and not isinstance(error, OSError):
+                raise
+            reason = os.strerror(int(code[1])) if code else str(error)
+            raise OSError(f"cannot save a checkpoint in {self._directory}: {reason}") from error
         for old in self.steps()[: -self._keep]:
             self._remove(old)
 
@@ -130,9 +132,10 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 manifest = self._read_manifest(step)
-                tree = self._orbax.restore(
-                    self._arrays(step), args=ocp.args.StandardRestore(abstract)
-                )
+                with _orbax_silent():
+                    tree = self._orbax.restore(
+                        self._arrays(step), args=ocp.args.StandardRestore(abstract)
+                    )
                 _check_leaves(tree, abstract, manifest["leaves"])
             except Exception as error:
                 # Whatever a broken file makes Orbax raise, the answer is the same.
@@ -200,6 +203,21 @@ def _check_leaves(tree: Any, abstract: Any, digests: dict[str, str]) -> None:
         # Orbax casts to the dtype asked for without a word; the digest covers the dtype written.
         if leaf.shape != wanted[path].shape or _digest(leaf) != digests[path]:
             raise ValueError(f"leaf {path} does not match its digest")
+
+
+@contextlib.contextmanager
+def _orbax_silent() -> Iterator[None]:
+    """Keep Orbax from logging, with tracebacks of its threads, what it raises as well."""
+
+    def is_not_orbax(record: logging.LogRecord) -> bool:
+        return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(is_not_orbax)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_not_orbax)
 
 
 def _first_line(error: Exception) -> str:
