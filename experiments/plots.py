@@ -295,6 +295,9 @@ def _draw_curves(
     for trial in arm.having("failed"):
         epochs, values = _curve(trial, name, scale)
         epochs, values = epochs[np.isfinite(values)], values[np.isfinite(values)]
+        if not epochs.size:
+            # Failed within its first epoch. A marker nowhere would have no extent to lay out.
+            continue
         axes.plot(epochs, values, color=colour, linewidth=1, linestyle=":")
         end = np.clip(values[-1:], *axes.get_ylim())
         axes.plot(epochs[-1:], end, color=colour, marker="x", ms=7, clip_on=False)

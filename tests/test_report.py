@@ -239,6 +239,15 @@ def test_pairs_are_the_seeds_that_both_arms_completed(tmp_path: Path) -> None:
     assert numbers(cells[7]) == [round(test.pvalue, 3)]
 
 
+def test_a_trial_that_failed_within_its_first_epoch_is_drawn(tmp_path: Path) -> None:
+    made = make_records({"one_7x7": [0.9, None], "three_3x3": [None, 0.8]})
+    for record in made:
+        if record["status"] == "failed":
+            record["curve"] = []
+    text = draw(tmp_path, made, pictures=True)
+    assert "2 trials failed" in text
+
+
 def test_all_trials_failed_is_a_report_without_a_verdict(tmp_path: Path) -> None:
     text = draw(
         tmp_path, make_records({"one_7x7": [None] * 2, "three_3x3": [None] * 2}), pictures=True
