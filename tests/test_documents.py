@@ -1,0 +1,105 @@
+"""What the documents and flagfiles promise, held against the code."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from experiments.config import Config, define_flags, from_flags
+from experiments.studies import STUDIES
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGFILES = sorted((ROOT / "configs").glob("*.flags"))
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def command_after(marker):
+    """The command of the fenced block behind an HTML comment of the README."""
+    text = (ROOT / "README.md").read_text()
+    (block,) = re.findall(rf"<!-- {marker} -->\n```sh\n(.*?)\n```", text, flags=re.DOTALL)
+    return block
+
+
+def parse(flagfile, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    values = flags.FlagValues()
+    define_flags(values)
+    values(["ablate", f"--flagfile={flagfile}"])
+    return from_flags(values)
+
+
+@pytest.mark.parametrize("marker", ["the study", "the tests"])
+def test_each_printed_command_makes_its_own_environment(marker):
+    steps = [shlex.split(step) for step in command_after(marker).split("&&")]
+    assert steps[0] == ["python3", "-m", "venv", ".venv"]
+    assert steps[1][:3] == [".venv/bin/pip", "install", "-e"]
+    assert steps[1][-2:] == ["-c", "constraints.txt"]
+    assert steps[2][:2] == [".venv/bin/python", "-m"]
+
+
+def test_the_first_command_runs_the_study_from_its_flagfile():
+    last = shlex.split(command_after("the study").split("&&")[-1])
+    assert last[2:] == [
+        "experiments.ablate",
+        "--flagfile=configs/stack_vs_large_kernel.flags",
+    ]
+
+
+@pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.name)
+def test_a_flagfile_carries_its_question_command_time_and_expectation(path):
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert header[0].endswith(("?", ".", ",")), header[0]
+    text = "\n".join(header)
+    for label in ("Command:", "Data:", "Time:", "Expected:"):
+        assert label in text
+    assert f"python -m experiments.ablate --flagfile=configs/{path.name}" in text
+
+
+@pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.name)
+def test_a_flagfile_parses_to_a_config_of_a_known_study(path, monkeypatch):
+    config = parse(path, monkeypatch)
+    assert config.study in STUDIES
+
+
+def test_a_config_written_as_flags_reads_back_as_itself(tmp_path):
+    config = Config(flip=True, learning_rate=0.1 + 0.2, dataset="cifar10", seed_axis="vmap")
+    (tmp_path / "resolved.flags").write_text("\n".join(config.as_flags()) + "\n")
+    values = flags.FlagValues()
+    define_flags(values)
+    values(["ablate", f"--flagfile={tmp_path}/resolved.flags"])
+    assert from_flags(values) == config
+
+
+def test_the_library_example_of_the_readme_gives_what_its_comments_say():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names = {}
+    for statement in ast.parse(code).body:
+        comment = code.splitlines()[statement.end_lineno - 1].partition("#")[2].strip()
+        source = ast.unparse(statement)
+        if comment.startswith("ValueError: "):
+            with pytest.raises(ValueError, match="does not tile"):
+                exec(source, names)
+            continue
+        exec(source, names)
+        if source.startswith("y = ") and comment.startswith("("):
+            assert str(names["y"].shape) == comment
+        if comment.startswith("55"):
+            assert eval(source, names) == 55
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_relative_links_of_a_document_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+        if not target.startswith(("http://", "https://")):
+            assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_flag_that_a_document_names_exists(path):
+    known = set(Config().identity()) | {"data_dir", "run_dir", "checkpoint_seconds", "dry_run"}
+    known |= {"flagfile", "help", "suite", "rounds", "verbosity"}
+    for name in re.findall(r"(?<![\w-])--([a-z_]+)", path.read_text()):
+        assert name.removeprefix("no") in known or name in known, name
