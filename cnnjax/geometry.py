@@ -213,6 +213,11 @@ def padding_pairs(
     entries: Sequence[AxisPadding]
     if isinstance(padding, str | SupportsIndex):
         entries = (padding,) * rank
+    elif not isinstance(padding, Sequence):
+        raise TypeError(
+            f"{function}: padding must be a name of {PADDING_NAMES}, one integer, or {rank} "
+            f"integers or (low, high) pairs, got {padding!r}"
+        )
     elif len(padding) != rank:
         raise ValueError(
             f"{function}: padding has {len(padding)} entries {padding!r} for {rank} spatial axes; "
@@ -234,7 +239,10 @@ def padding_pairs(
 def _integer(function: str, name: str, value: object, minimum: int) -> int:
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{function}: {name} must be an integer, got {value!r}")
-    number = operator.index(value)
+    try:
+        number = operator.index(value)
+    except TypeError:  # An array of several values has __index__ too.
+        raise TypeError(f"{function}: {name} must be an integer, got {value!r}") from None
     if number < minimum:
         raise ValueError(f"{function}: {name} must be at least {minimum}, got {number}")
     return number

@@ -6,7 +6,6 @@ stopped or killed. Exit codes: 0 done, 1 refused or failed with a sentence, 130 
 by SIGINT and SIGTERM after saving.
 """
 
-import functools
 import hashlib
 import signal
 import sys
@@ -15,7 +14,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
@@ -28,6 +26,7 @@ from experiments import report
 from experiments.arm_table import arm_table
 from experiments.config import Config, define_flags, from_flags
 from experiments.names import check_name
+from experiments.programs import make_program
 from experiments.records import SCHEMA, Record
 from experiments.run_directory import RunDirectory, RunDirectoryError
 from experiments.studies import STUDIES, Arm, Study, Task
@@ -190,7 +189,7 @@ def _run_trials(
             label = f"{arm.title}, seed {', '.join(map(str, group))}"
             if arm.name not in programs:
                 bar.set_description(f"compiling {arm.title}")
-                programs[arm.name] = _program(arm, config, sets, len(group))
+                programs[arm.name] = _compiled(arm, config, sets, len(group))
             bar.set_description(label)
             finished = (done + index) * config.epochs
 
@@ -231,37 +230,15 @@ def _stopped(stop: _Stop, directory: RunDirectory, num_trials: int) -> None:
     sys.exit(128 + number)
 
 
-def _program(
+def _compiled(
     arm: Arm, config: Config, sets: tuple[Images, Images, Images], num_seeds: int
 ) -> Program:
     training, validation, test = sets
-    num_train = len(training.labels)
-    mean, std = datasets.channel_statistics(training.images)
-    program = Program(
-        arm.module,
-        make_optimizer(
-            config.optimization(),
-            num_epochs=config.epochs,
-            steps_per_epoch=num_train // config.batch_size,
-        ),
-        image_shape=training.images.shape[1:],
-        num_train=num_train,
-        batch_size=config.batch_size,
-        normalize=functools.partial(datasets.normalize, mean=mean, std=std),
-        augment=functools.partial(_augment, config),
-        num_seeds=num_seeds,
+    program = make_program(
+        arm.module, config, training, num_epochs=config.epochs, num_seeds=num_seeds
     )
     program.compile(len(validation.labels), len(test.labels))
     return program
-
-
-def _augment(config: Config, key: jax.Array, images: jax.Array) -> jax.Array:
-    shift_key, flip_key = jax.random.split(key)
-    if config.shift:
-        images = datasets.random_shift_crop(shift_key, images, pad=config.shift)
-    if config.flip:
-        images = datasets.random_flip(flip_key, images)
-    return images
 
 
 def _record(

@@ -151,6 +151,7 @@ def test_nothing_but_the_tables_is_printed_without_a_terminal(uninterrupted, run
     assert "epochs [" not in result.stdout
 
 
+@pytest.mark.slow
 def test_kill_9_again_and_again_leaves_the_same_bytes(uninterrupted, surroundings, run, tmp_path):
     directory = tmp_path / "run"
     rng = random.Random(0)
@@ -182,6 +183,7 @@ def test_sigterm_saves_in_the_middle_of_a_trial_and_exits(
     assert (directory / "runs.jsonl").read_bytes() == (expected / "runs.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_broken_checkpoint_is_passed_over_and_the_numbers_stay(
     uninterrupted, surroundings, run, tmp_path
 ):
@@ -213,6 +215,7 @@ def test_a_truncated_last_line_is_dropped_and_its_trial_repeated(uninterrupted, 
     assert (directory / "runs.jsonl").read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
     uninterrupted, surroundings, run, tmp_path
 ):
@@ -293,6 +296,7 @@ def test_a_trial_that_diverges_is_recorded_and_the_others_go_on(run, tmp_path):
     assert f"{count} failed" in (directory / "REPORT.md").read_text()
 
 
+@pytest.mark.slow
 def test_vmapped_seeds_leave_the_same_kind_of_records(run, tmp_path):
     directory = tmp_path / "run"
     result = run(directory, seed_axis="vmap", seeds=2, epochs=1, warmup_epochs=0.5)
@@ -363,7 +367,7 @@ def test_a_data_directory_that_cannot_be_read_is_refused(tmp_path):
 
 
 def test_stray_arguments_are_refused():
-    with pytest.raises(SystemExit, match="unexpected argument 'lr=0.4': every setting is a flag"):
+    with pytest.raises(SystemExit, match=r"unexpected argument 'lr=0\.4': every setting is a flag"):
         ablate.main(["ablate", "lr=0.4"])
 
 

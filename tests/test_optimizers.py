@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def test_cosine_recipe_is_nesterov_with_warmup_cosine_and_decay_on_kernels_only(
 def test_no_step_of_the_cosine_recipe_is_wasted():
     path = trajectory(Recipe("cosine"), gradients(8), num_epochs=4, steps_per_epoch=2)
     values = [np.array([1.0, -2.0]), *(np.asarray(p["kernel"]) for p in path)]
-    assert all((a != b).all() for a, b in zip(values, values[1:], strict=False))
+    assert all((a != b).all() for a, b in itertools.pairwise(values))
 
 
 def test_alexnet_recipe_is_heavy_ball_at_a_constant_rate():

@@ -1,3 +1,5 @@
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -129,7 +131,7 @@ def test_where_a_run_is_cut_leaves_no_trace_in_its_bits(num_seeds):
 
     def run(cuts):
         state, losses = program.initialize(seeds), np.zeros((num_seeds, 5), np.float32)
-        for start, stop in zip(cuts, cuts[1:], strict=False):
+        for start, stop in itertools.pairwise(cuts):
             state, new = program.run(
                 state, seeds, data.train_images, data.train_labels, start, stop
             )

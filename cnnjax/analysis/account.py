@@ -23,7 +23,7 @@ class Row:
     Attributes:
       path: the module path ("StackNet/stack/conv0"), from JAX's name stack; empty outside any.
       operation: "convolution" or "dense".
-      output_shape: the volume it makes, without the batch axis.
+      output_shape: the volume it makes, without the batch axis of the one example.
       window: taps an axis; empty for a dense layer, as are the next three.
       stride: step of the window an axis.
       padding: (low, high) pixels an axis.
@@ -100,7 +100,9 @@ def account(
     if hasattr(module_or_fn, "init") and hasattr(module_or_fn, "apply"):
         key = jax.eval_shape(lambda: jax.random.key(0))
         variables = jax.eval_shape(lambda key, x: module_or_fn.init(key, x, **kwargs), key, example)
-        parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+        parameters = sum(
+            math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.get("params", {}))
+        )
 
         def fn(variables: Any, x: jax.Array) -> Any:
             return module_or_fn.apply(variables, x, **kwargs)
@@ -142,6 +144,11 @@ def _shape(variable: Any) -> tuple[int, ...]:
     return tuple(variable.aval.shape)
 
 
+def _of_one(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape without the batch axis of the one example, unless more is folded into it."""
+    return shape[1:] if shape[0] == 1 else shape
+
+
 def _convolution(equation: core.JaxprEqn, scope: str) -> Row:
     kernel, output = _shape(equation.invars[1]), _shape(equation.outvars[0])
     params = equation.params
@@ -150,7 +157,7 @@ def _convolution(equation: core.JaxprEqn, scope: str) -> Row:
     return Row(
         path=scope,
         operation="convolution",
-        output_shape=(*(output[axis] for axis in out[2:]), output[out[1]]),
+        output_shape=_of_one((output[out[0]], *(output[axis] for axis in out[2:]), output[out[1]])),
         window=window,
         stride=tuple(params["window_strides"]),
         padding=tuple(params["padding"]),
@@ -165,7 +172,7 @@ def _dense(equation: core.JaxprEqn, scope: str) -> Row:
     return Row(
         path=scope,
         operation="dense",
-        output_shape=output[1:],
+        output_shape=_of_one(output),
         window=(),
         stride=(),
         padding=(),

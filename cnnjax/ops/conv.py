@@ -1,6 +1,7 @@
 """Convolution: a kernel slid over the spatial axes of a channels-last array."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +104,7 @@ def conv(
     except ValueError as error:
         raise ValueError(f"conv: {error}") from None
 
-    flat = x.reshape(-1, *x.shape[-rank - 1 :])
+    flat = x.reshape(math.prod(batch), *x.shape[-rank - 1 :])
     out = _conv(flat, kernel, strides, pairs, dilations, groups)
     if bias is not None:
         out = out + jnp.reshape(bias, (1,) * (rank + 1) + (-1,))

@@ -1,9 +1,9 @@
 """Pooling: the maximum or the mean of each window, channel by channel."""
 
 import functools
-import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,6 @@ from cnnjax import geometry
 from cnnjax.geometry import Fit, Padding, PerAxis
 
 __all__ = ["avg_pool", "max_pool"]
-
-# Up to this many taps a window is the elementwise maximum of strided slices, which the CPU
-# backend runs faster than its reduce-window and select-and-scatter (docs/speed.md); beyond it
-# the program would grow with the window.
-_MOST_TAPS_AS_SLICES = 49
 
 
 def max_pool(
@@ -58,7 +53,12 @@ def max_pool(
     Sibling: `avg_pool` takes the mean and must decide whether padding counts.
     """
     windows = _Windows.of("max_pool", x, window, stride, padding, fit)
-    return _max_of_windows(windows.flatten(x), windows).reshape(windows.output_shape)
+    out = windows.flatten(x)
+    # Axis by axis, the last one first: of the rows that hold the maximum the first one wins, and
+    # in it the first pixel, which is row-major order at F + F instead of F x F comparisons.
+    for axis in reversed(range(1, out.ndim - 1)):
+        out = _max_along(out, windows.run(axis))
+    return out.reshape(windows.output_shape)
 
 
 def avg_pool(
@@ -101,9 +101,10 @@ def avg_pool(
             "dtype first, for example x.astype(jnp.float32)"
         )
     windows = _Windows.of("avg_pool", x, window, stride, padding, fit)
+    # A NumPy zero: under a trace one of JAX's would hide from it that this is a sum.
     total = lax.reduce_window(
         windows.flatten(x),
-        jnp.zeros((), x.dtype),
+        np.zeros((), x.dtype),
         lax.add,
         windows.window,
         windows.stride,
@@ -126,8 +127,7 @@ class _Windows:
         pairs: tuple[tuple[int, int], ...],
         outputs: tuple[int, ...],
     ) -> None:
-        # Windows that hang over the end (fit="ceil") are ordinary ones with more high padding;
-        # pixels that no window reaches (fit="floor") are cut by the strided slices below.
+        # Windows that hang over the end (fit="ceil") are ordinary ones with more high padding.
         hanging = tuple(
             max((out - 1) * s + w - (size + low + high), 0)
             for out, s, w, size, (low, high) in zip(
@@ -143,7 +143,7 @@ class _Windows:
             *((low, high + more) for (low, high), more in zip(pairs, hanging, strict=True)),
             (0, 0),
         )
-        self.flat_shape = (-1, *spatial, channels)
+        self.flat_shape = (math.prod(batch), *spatial, channels)
         self.output_shape = (*batch, *outputs, channels)
 
     @classmethod
@@ -181,34 +181,13 @@ class _Windows:
             raise ValueError(f"{function}: {error}") from None
         return cls(batch, spatial, x.shape[-1], windows, strides, pairs, outputs)
 
-    def __hash__(self) -> int:
-        return hash(self._key())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Windows) and self._key() == other._key()
-
-    def _key(self) -> tuple:
-        return self.flat_shape, self.output_shape, self.window, self.stride, self.padding
-
     def flatten(self, x: jax.Array) -> jax.Array:
         return x.reshape(self.flat_shape)
 
-    def taps(self, x: jax.Array, fill: object) -> list[jax.Array]:
-        """For each tap of the window, in row-major order, its pixel at every position."""
-        padded = lax.pad(
-            x, jnp.asarray(fill, x.dtype), [(low, high, 0) for low, high in self.padding]
-        )
-        ends = [(out - 1) * s + 1 for out, s in zip(self.outputs, self.stride[1:-1], strict=True)]
-        slices = []
-        for offset in itertools.product(*(range(w) for w in self.window[1:-1])):
-            start = (0, *offset, 0)
-            stop = (
-                x.shape[0],
-                *(o + end for o, end in zip(offset, ends, strict=True)),
-                x.shape[-1],
-            )
-            slices.append(lax.slice(padded, start, stop, self.stride))
-        return slices
+    def run(self, axis: int) -> "_Run":
+        """The windows along one axis of the flat batch."""
+        low, high = self.padding[axis]
+        return _Run(axis, self.window[axis], self.stride[axis], low, high, self.outputs[axis - 1])
 
     def pixels_counted(self, count_padding: bool) -> np.ndarray:
         """How many pixels the mean of each window divides by, shape (1, *outputs, 1)."""
@@ -228,39 +207,60 @@ class _Windows:
         return counts[None, ..., None]
 
 
+class _Run(NamedTuple):
+    """Windows along one axis: `num_outputs` of them over the axis padded by (low, high)."""
+
+    axis: int
+    window: int
+    stride: int
+    low: int
+    high: int
+    num_outputs: int
+
+    def taps(self, x: jax.Array, fill: object) -> list[jax.Array]:
+        """For each tap of the window its pixel at every position."""
+        padding = [(0, 0, 0)] * x.ndim
+        padding[self.axis] = (self.low, self.high, 0)
+        padded = lax.pad(x, np.asarray(fill, x.dtype), padding)
+        reach = (self.num_outputs - 1) * self.stride + 1
+        return [
+            lax.slice_in_dim(padded, tap, tap + reach, self.stride, self.axis)
+            for tap in range(self.window)
+        ]
+
+    def seen(self, tap: int, x: jax.Array) -> np.ndarray:
+        """Whether the tap lies on the input, not on padding, at every position."""
+        pixels = np.arange(self.num_outputs) * self.stride + tap - self.low
+        inside = (pixels >= 0) & (pixels < x.shape[self.axis])
+        return inside.reshape([-1 if axis == self.axis else 1 for axis in range(x.ndim)])
+
+
 def _lowest(dtype: np.dtype) -> object:
     if jnp.issubdtype(dtype, jnp.floating):
         return -np.inf
     return False if dtype == jnp.bool_ else jnp.iinfo(dtype).min
 
 
-def _max_of_windows(x: jax.Array, windows: _Windows) -> jax.Array:
-    if math.prod(windows.window) > _MOST_TAPS_AS_SLICES:
-        lowest = jnp.asarray(_lowest(x.dtype), x.dtype)
-        return lax.reduce_window(
-            x, lowest, lax.max, windows.window, windows.stride, windows.padding
-        )
-    return _max_over_taps(x, windows)
-
-
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _max_over_taps(x: jax.Array, windows: _Windows) -> jax.Array:
-    return functools.reduce(jnp.maximum, windows.taps(x, _lowest(x.dtype)))
+def _max_along(x: jax.Array, run: _Run) -> jax.Array:
+    return functools.reduce(jnp.maximum, run.taps(x, _lowest(x.dtype)))
 
 
-@_max_over_taps.defjvp
-def _max_over_taps_jvp(
-    windows: _Windows, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+@_max_along.defjvp
+def _max_along_jvp(
+    run: _Run, primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     # A mask for each tap, instead of XLA's select-and-scatter: elementwise code, which the CPU
     # backend fuses, which ties like PyTorch, and which is linear in the tangent at every order.
     (x,), (x_dot,) = primals, tangents
-    out = _max_over_taps(x, windows)
+    out = _max_along(x, run)
     taken = jnp.zeros(out.shape, bool)
     out_dot = jnp.zeros_like(out)
-    for tap, tap_dot in zip(windows.taps(x, _lowest(x.dtype)), windows.taps(x_dot, 0), strict=True):
-        # NaN is a maximum that equals nothing, itself included.
-        first = ((tap == out) | (tap != tap)) & ~taken
+    pixels = zip(run.taps(x, _lowest(x.dtype)), run.taps(x_dot, 0), strict=True)
+    for tap, (pixel, pixel_dot) in enumerate(pixels):
+        # NaN is a maximum that equals nothing, itself included. Padding never wins, not even
+        # where all that a window sees is as low as padding.
+        first = ((pixel == out) | (pixel != pixel)) & run.seen(tap, x) & ~taken
         taken = taken | first
-        out_dot = out_dot + jnp.where(first, tap_dot, jnp.zeros_like(tap_dot))
+        out_dot = out_dot + jnp.where(first, pixel_dot, jnp.zeros_like(pixel_dot))
     return out, out_dot

@@ -1,0 +1,376 @@
+"""The account against published counts, hand counts, and every place a layer can hide in."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from cnnjax.analysis import account
+from cnnjax.models import Conv, StackNet
+from cnnjax.ops import avg_pool, conv, max_pool
+
+
+class LeNet5(nn.Module):
+    """LeCun et al. (1998), with full connections between the second pair of layers."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = avg_pool(nn.tanh(Conv(6, (5, 5), name="c1")(x)), window=2)
+        x = avg_pool(nn.tanh(Conv(16, (5, 5), name="c3")(x)), window=2)
+        x = nn.tanh(Conv(120, (5, 5), name="c5")(x)).reshape(x.shape[0], -1)
+        x = nn.tanh(nn.Dense(84, name="f6")(x))
+        return nn.Dense(10, name="output")(x)
+
+
+class AlexNet(nn.Module):
+    """torchvision's alexnet at 224, where its adaptive pooling does nothing."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(Conv(64, (11, 11), stride=4, padding=2, name="conv0")(x))
+        x = max_pool(x, window=3, stride=2)
+        x = nn.relu(Conv(192, (5, 5), padding=2, name="conv1")(x))
+        x = max_pool(x, window=3, stride=2)
+        for i, width in enumerate((384, 256, 256), start=2):
+            x = nn.relu(Conv(width, (3, 3), padding=1, name=f"conv{i}")(x))
+        x = max_pool(x, window=3, stride=2).reshape(x.shape[0], -1)
+        for i, width in enumerate((4096, 4096)):
+            x = nn.relu(nn.Dense(width, name=f"fc{i}")(x))
+        return nn.Dense(1000, name="fc2")(x)
+
+
+class Vgg16(nn.Module):
+    """Simonyan and Zisserman (2014), configuration D."""
+
+    @nn.compact
+    def __call__(self, x):
+        for stage, (width, depth) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]):
+            for i in range(depth):
+                x = nn.relu(Conv(width, (3, 3), padding=1, name=f"stage{stage}_conv{i}")(x))
+            x = max_pool(x, window=2)
+        x = x.reshape(x.shape[0], -1)
+        for i, width in enumerate((4096, 4096)):
+            x = nn.relu(nn.Dense(width, name=f"fc{i}")(x))
+        return nn.Dense(1000, name="fc2")(x)
+
+
+def zeros(*shape):
+    return jnp.zeros(shape)
+
+
+def a_layer(x):
+    return conv(x, zeros(3, 3, 2, 2), padding=1)
+
+
+def only_row(function, input_shape):
+    (row,) = account(function, input_shape).rows
+    return row
+
+
+SHAPE = (5, 5, 2)
+LAYER_MACS = 5 * 5 * 2 * (3 * 3 * 2)
+
+
+# ---- published counts ----
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "parameters", "macs"),
+    [
+        pytest.param(LeNet5(), (32, 32, 1), 61_706, 416_520, id="LeNet-5"),
+        pytest.param(AlexNet(), (224, 224, 3), 61_100_840, 714_188_480, id="torchvision alexnet"),
+        pytest.param(Vgg16(), (224, 224, 3), 138_357_544, 15_470_264_320, id="torchvision vgg16"),
+    ],
+)
+def test_parameters_and_macs_are_the_published_ones(network, shape, parameters, macs):
+    counted = account(network, shape)
+    assert counted.parameters == parameters
+    assert counted.macs == macs
+
+
+def test_vgg16_rows_are_those_of_the_course_notes():
+    # CS231n notes, VGG-16 in detail: values H*W*C and weights without biases, row by row.
+    rows = account(Vgg16(), (224, 224, 3)).rows
+    assert [row.activation_values for row in rows] == [
+        *[3_211_264] * 2,
+        *[1_605_632] * 2,
+        *[802_816] * 3,
+        *[401_408] * 3,
+        *[100_352] * 3,
+        4096,
+        4096,
+        1000,
+    ]
+    # MACs over positions are the weights: what a dense layer holds, and a convolution shares.
+    positions = [math.prod(row.output_shape[:-1]) for row in rows]
+    assert [row.macs // n for row, n in zip(rows, positions, strict=True)] == [
+        *[1_728, 36_864, 73_728, 147_456, 294_912, 589_824, 589_824, 1_179_648],
+        *[2_359_296] * 5,
+        *[102_760_448, 16_777_216, 4_096_000],
+    ]
+
+
+def test_activation_values_of_vgg16_are_timms_macts():
+    assert account(Vgg16(), (224, 224, 3)).activation_values == 13_556_712
+
+
+@pytest.mark.parametrize(
+    ("input_shape", "kernel_shape", "statics", "output_shape", "macs"),
+    [
+        pytest.param(
+            *((32, 32, 3), (5, 5, 3, 10), {"padding": 2}, (32, 32, 10), 768_000),
+            id="CS231n: ten 5x5 filters on 3x32x32",
+        ),
+        pytest.param(
+            *((227, 227, 3), (11, 11, 3, 96), {"stride": 4}, (55, 55, 96), 96 * 363 * 3025),
+            id="CS231n: AlexNet conv1 as [96 x 363] times [363 x 3025]",
+        ),
+    ],
+)
+def test_row_of_a_bare_convolution_is_the_worked_example(
+    input_shape, kernel_shape, statics, output_shape, macs
+):
+    row = only_row(lambda x: conv(x, zeros(*kernel_shape), **statics), input_shape)
+    assert row.operation == "convolution"
+    assert row.output_shape == output_shape
+    assert row.activation_values == math.prod(output_shape)
+    assert row.macs == macs
+
+
+# ---- what a row says ----
+
+
+def test_row_carries_the_statics_of_its_convolution():
+    kernel = zeros(2, 3, 4, 6)
+    row = only_row(
+        lambda x: conv(x, kernel, stride=(2, 1), padding=((1, 0), (2, 2)), dilation=(1, 3)),
+        (9, 12, 4),
+    )
+    assert row.window == (2, 3)
+    assert row.stride == (2, 1)
+    assert row.padding == ((1, 0), (2, 2))
+    assert row.dilation == (1, 3)
+    assert row.output_shape == (5, 10, 6)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_groups_divide_the_macs(groups):
+    kernel = zeros(3, 3, 4 // groups, 8)
+    row = only_row(lambda x: conv(x, kernel, groups=groups, padding=1), (5, 5, 4))
+    assert row.macs == 5 * 5 * 8 * 9 * 4 // groups
+
+
+@pytest.mark.parametrize("shape", [(9, 2), (4, 5, 3, 2)], ids=["1d", "3d"])
+def test_convolutions_of_other_ranks_are_counted(shape):
+    rank = len(shape) - 1
+    row = only_row(lambda x: conv(x, zeros(*(2,) * rank, 2, 3), padding="SAME"), shape)
+    assert row.output_shape == (*shape[:-1], 3)
+    assert row.macs == math.prod(shape[:-1]) * 3 * 2**rank * 2
+
+
+def test_dense_over_positions_counts_each_position():
+    row = only_row(lambda x: x @ zeros(6, 4), (7, 6))
+    assert row.operation == "dense"
+    assert row.output_shape == (7, 4)
+    assert row.macs == 7 * 6 * 4
+    assert row.window == row.stride == row.padding == row.dilation == ()
+
+
+def test_batched_dense_does_not_multiply_its_batch_axes():
+    # One matrix for each of 3 heads: no head meets another.
+    row = only_row(lambda x: jnp.einsum("nhi,hij->nhj", x, zeros(3, 4, 5)), (3, 4))
+    assert row.macs == 3 * 4 * 5
+
+
+def test_values_of_a_second_batch_axis_are_counted():
+    row = only_row(lambda x: conv(x, zeros(3, 3, 2, 4)), (6, 5, 5, 2))
+    assert row.macs == 6 * 3 * 3 * 4 * 18
+    assert row.activation_values == 6 * 3 * 3 * 4
+
+
+def test_rows_come_in_execution_order_and_their_sums_are_the_totals():
+    counted = account(lambda x: a_layer(x).reshape(1, -1) @ zeros(50, 3), SHAPE)
+    assert [row.operation for row in counted.rows] == ["convolution", "dense"]
+    assert counted.macs == LAYER_MACS + 150
+    assert counted.activation_values == 50 + 3
+
+
+def test_bias_norm_and_pooling_are_no_rows():
+    def function(x):
+        return max_pool(nn.relu(x + zeros(1, 1, 1, 2)) * jnp.sqrt(jnp.var(x)), window=2)
+
+    counted = account(function, SHAPE)
+    assert counted.rows == ()
+    assert counted.macs == counted.activation_values == counted.parameters == 0
+
+
+def test_path_is_the_path_of_the_module():
+    net = StackNet(10, 4, windows=(5, 3), widths=(4, 4))
+    paths = [row.path for row in account(net, (8, 8, 1)).rows]
+    for path, module in zip(paths, ("stem", "stack/conv0", "stack/conv1", "head"), strict=True):
+        assert path == f"StackNet/{module}"
+
+
+def test_path_does_not_repeat_inside_jit_and_remat():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.remat(Conv)(2, (3, 3), padding=1, name="first")(x)
+            return nn.jit(Conv)(2, (3, 3), padding=1, name="second")(x)
+
+    for row, name in zip(account(Net(), SHAPE).rows, ("first", "second"), strict=True):
+        assert row.path.count("Net") == 1
+        assert row.path.count(name) == 1
+
+
+# ---- parameters ----
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        StackNet(10, 4, windows=(5, 3), widths=(4, 6)),
+        Conv(6, (3, 3), groups=2, use_bias=False),
+        nn.Dense(3),
+    ],
+    ids=["StackNet", "grouped Conv", "Dense"],
+)
+def test_parameters_are_those_of_the_initialised_module(module):
+    channels = 2 if isinstance(module, Conv) else 1
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, channels)))
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert account(module, (8, 8, channels)).parameters == count
+
+
+def test_batch_statistics_are_no_parameters():
+    # A scale and a shift for each channel are trained, the running mean and variance are not.
+    assert account(nn.BatchNorm(use_running_average=True), SHAPE).parameters == 4
+
+
+def test_module_without_parameters_has_none():
+    class Activation(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.relu(x)
+
+    counted = account(Activation(), SHAPE)
+    assert counted.parameters == 0
+    assert counted.rows == ()
+
+
+def test_keyword_arguments_reach_the_module():
+    class Switched(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, twice):
+            x = nn.Dense(2, name="first")(x)
+            return nn.Dense(2, name="second")(x) if twice else x
+
+    assert len(account(Switched(), (2,), twice=False).rows) == 1
+    assert len(account(Switched(), (2,), twice=True).rows) == 2
+
+
+# ---- places a layer can hide in ----
+
+
+@jax.custom_jvp
+def with_custom_jvp(x):
+    return a_layer(x)
+
+
+with_custom_jvp.defjvp(lambda primals, tangents: (a_layer(*primals), a_layer(*tangents)))
+
+
+@jax.custom_vjp
+def with_custom_vjp(x):
+    return a_layer(x)
+
+
+with_custom_vjp.defvjp(lambda x: (a_layer(x), None), lambda _, cotangent: (cotangent,))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        jax.jit(a_layer),
+        jax.jit(jax.jit(a_layer)),
+        jax.checkpoint(a_layer),
+        with_custom_jvp,
+        with_custom_vjp,
+        jax.jit(lambda x: jax.checkpoint(with_custom_jvp)(x)),
+    ],
+    ids=["jit", "jit in jit", "remat", "custom_jvp", "custom_vjp", "all"],
+)
+def test_layer_inside_is_found(function):
+    assert only_row(function, SHAPE).macs == LAYER_MACS
+
+
+@pytest.mark.parametrize("length", [0, 1, 5])
+def test_scan_multiplies_its_layers(length):
+    def function(x):
+        return lax.scan(lambda x, _: (a_layer(a_layer(x)), None), x, length=length)[0]
+
+    counted = account(function, SHAPE)
+    assert len(counted.rows) == 2 * length
+    assert counted.macs == 2 * length * LAYER_MACS
+
+
+def test_scan_in_scan_multiplies_twice():
+    def inner(x):
+        return lax.scan(lambda x, _: (a_layer(x), None), x, length=3)[0]
+
+    def function(x):
+        return lax.scan(lambda x, _: (inner(x), None), x, length=4)[0]
+
+    assert account(function, SHAPE).macs == 12 * LAYER_MACS
+
+
+def test_vmap_counts_each_mapped_layer():
+    def function(x):
+        return jax.vmap(lambda kernel: conv(x, kernel, padding=1))(zeros(3, 3, 3, 2, 2))
+
+    assert account(function, SHAPE).macs == 3 * LAYER_MACS
+
+
+@pytest.mark.parametrize(
+    ("function", "primitive"),
+    [
+        (lambda x: lax.while_loop(lambda x: jnp.sum(x) > 0, a_layer, x), "while"),
+        (lambda x: lax.cond(jnp.sum(x) > 0, a_layer, lambda x: x, x), "cond"),
+        (lambda x: lax.switch(jnp.argmax(x), [a_layer, lambda x: x], x), "cond"),
+    ],
+    ids=["while_loop", "cond", "switch"],
+)
+def test_layers_that_run_an_unknown_number_of_times_are_refused(function, primitive):
+    message = rf"account: a `{primitive}` holds 1 layer\(s\) at .* use a scan or an unrolled loop"
+    with pytest.raises(ValueError, match=message):
+        account(function, SHAPE)
+
+
+def test_loops_and_branches_without_layers_are_allowed():
+    def function(x):
+        x = lax.while_loop(lambda x: jnp.sum(x) > 0, lambda x: x - 1, x)
+        return a_layer(lax.cond(jnp.sum(x) > 0, jnp.sin, jnp.cos, x))
+
+    assert account(function, SHAPE).macs == LAYER_MACS
+
+
+def test_nothing_is_allocated():
+    # A million by a billion weights: four petabytes, were they made.
+    counted = account(nn.Dense(10**9), (10**6,))
+    assert counted.parameters == 10**15 + 10**9
+    assert counted.macs == 10**15
+
+
+def test_dtype_of_the_example_reaches_the_function():
+    seen = []
+
+    def function(x):
+        seen.append(x.dtype)
+        return conv(x, jnp.zeros((1, 1, 2, 1), x.dtype))
+
+    assert account(function, SHAPE, dtype=jnp.bfloat16).macs == 50
+    assert set(seen) == {np.dtype(jnp.bfloat16)}
