@@ -2,20 +2,10 @@
 
 from collections.abc import Sequence
 
+from experiments.names import column_title
 from experiments.studies import Arm
 
-__all__ = ["arm_table", "column_title"]
-
-_TITLES = {"macs": "MACs"}
-
-
-def column_title(column: str) -> str:
-    """How a column of the account is called.
-
-    >>> column_title("receptive_field"), column_title("macs")
-    ('receptive field', 'MACs')
-    """
-    return _TITLES.get(column, column.replace("_", " "))
+__all__ = ["arm_table"]
 
 
 def arm_table(arms: Sequence[Arm]) -> str:

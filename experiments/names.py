@@ -1,9 +1,12 @@
-"""Names a user may mistype, and the error that says which one was meant."""
+"""Names as users type them, with the nearest known one in an error, and as they read them."""
 
 import difflib
 from collections.abc import Collection
 
-__all__ = ["check_name", "nearest"]
+__all__ = ["check_name", "column_title", "nearest"]
+
+# Words of an account's column names that are not simply words.
+_WORDS = {"macs": "MACs", "flops": "FLOPs"}
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:
@@ -32,3 +35,12 @@ def check_name(what: str, name: str, known: Collection[str]) -> None:
     match = nearest(name, known)
     hint = f"; did you mean {match!r}?" if match else "."
     raise ValueError(f"unknown {what} {name!r}{hint} Known: {', '.join(sorted(known))}")
+
+
+def column_title(column: str) -> str:
+    """How a column of an account is called in tables.
+
+    >>> column_title("receptive_field"), column_title("macs")
+    ('receptive field', 'MACs')
+    """
+    return " ".join(_WORDS.get(word, word) for word in column.split("_"))

@@ -18,14 +18,13 @@ from absl import app
 from cnnjax import stats
 from cnnjax.files import write_atomically
 from experiments import plots, records
+from experiments.names import column_title
 from experiments.plots import Arm
 from experiments.records import Record
 
 __all__ = ["Comparison", "compare", "draw", "main", "verdict"]
 
 _CONFIDENCE = 0.95
-# Names in an account that are not simply words.
-_COLUMN_TITLES = {"macs": "MACs", "flops": "FLOPs"}
 
 
 @dataclass(frozen=True)
@@ -348,7 +347,7 @@ def _sentence(text: str) -> str:
 
 
 def _title(column: str) -> str:
-    return " ".join(_COLUMN_TITLES.get(word, word) for word in _cell(column).split("_"))
+    return column_title(_cell(column))
 
 
 def _number(value: object) -> str:
