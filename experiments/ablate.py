@@ -186,7 +186,10 @@ def _run_trials(
         bar_format="{l_bar}{bar}| {n:.1f}/{total:.0f} epochs [{elapsed}<{remaining}]",
     ) as bar:
         for index, (arm, group) in enumerate(todo):
-            label = f"{arm.title}, seed {', '.join(map(str, group))}"
+            label = (
+                f"seed {', '.join(map(str, group))} ({groups.index(group) + 1}/{len(groups)}), "
+                f"arm {study.arms.index(arm) + 1}/{len(study.arms)}: {arm.title}"
+            )
             if arm.name not in programs:
                 bar.set_description(f"compiling {arm.title}")
                 programs[arm.name] = _compiled(arm, config, sets, len(group))
