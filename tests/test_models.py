@@ -306,3 +306,13 @@ def test_integer_images_are_refused():
 def test_module_of_ours_is_a_linen_module():
     assert issubclass(Conv, nn.Module)
     assert issubclass(StackNet, nn.Module)
+
+
+def test_layers_of_one_name_and_shape_start_equal_whatever_stands_between():
+    images = jnp.zeros((1, 8, 8, 1))
+    one, three = (
+        StackNet(3, 4, windows, (4,) * len(windows)).init(jax.random.key(5), images)["params"]
+        for windows in ((7,), (3, 3, 3))
+    )
+    for layer in ("stem", "head"):
+        np.testing.assert_array_equal(one[layer]["kernel"], three[layer]["kernel"])
