@@ -3,15 +3,18 @@
 import ast
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 from absl import flags
 
+from experiments import report
 from experiments.config import Config, define_flags, from_flags
 from experiments.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
+KEPT = sorted(path.parent for path in (ROOT / "results").glob("*/runs.jsonl"))
 FLAGFILES = sorted((ROOT / "configs").glob("*.flags"))
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -88,6 +91,34 @@ def test_the_library_example_of_the_readme_gives_what_its_comments_say():
             assert str(names["y"].shape) == comment
         if comment.startswith("55"):
             assert eval(source, names) == 55
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name)
+def test_a_kept_report_is_what_its_records_draw(path, tmp_path):
+    for name in ("runs.jsonl", "environment.json"):
+        shutil.copy(path / name, tmp_path)
+    assert report.draw(tmp_path).read_text() == (path / "REPORT.md").read_text()
+
+
+def test_the_table_of_the_readme_is_that_of_the_kept_report():
+    (kept,) = [path for path in KEPT if path.name.endswith("cifar10_jpeg")]
+    text = (kept / "REPORT.md").read_text()
+    verdict = re.findall(r"\*\*(.*?)\*\*", text)[0]
+    readme = (ROOT / "README.md").read_text()
+    assert f"> {verdict}" in readme
+
+    def rows(document, start):
+        table, _, _ = document[document.index(start) :].partition("\n\n")
+        lines = table.splitlines()[2:]
+        return {cells[1]: cells for cells in ([c.strip() for c in x.split("|")] for x in lines)}
+
+    shown, results = rows(readme, "| arm | parameters"), rows(text, "| arm | test accuracy")
+    accounts = rows(text, "| arm | differs in")
+    assert shown.keys() == results.keys() == accounts.keys()
+    assert len(shown) == 5
+    for name in shown:
+        assert shown[name][4:8] == [results[name][i] for i in (2, 3, 5, 6)]
+        assert [cell.split(" ")[0] for cell in accounts[name][6:8]] == shown[name][2:4]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
