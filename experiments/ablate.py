@@ -22,6 +22,7 @@ from tqdm import tqdm
 from cnnjax import data as datasets
 from cnnjax.data import Images
 from cnnjax.training import Checkpoints, Data, Interrupted, Program, Trial, make_optimizer, train
+from experiments import config as config_module
 from experiments import report
 from experiments.arm_table import arm_table
 from experiments.config import Config, define_flags, from_flags
@@ -33,6 +34,8 @@ from experiments.studies import STUDIES, Arm, Study, Task
 
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the arm table and exit.")
 define_flags()
+# So that --help lists them.
+flags.adopt_module_key_flags(config_module)
 
 
 def main(argv: list[str]) -> None:
@@ -186,6 +189,8 @@ def _run_trials(
         bar_format="{l_bar}{bar}| {n:.1f}/{total:.0f} epochs [{elapsed}<{remaining}]",
     ) as bar:
         for index, (arm, group) in enumerate(todo):
+            if stop():
+                _stopped(stop, directory, len(study.arms) * len(seeds))
             label = (
                 f"seed {', '.join(map(str, group))} ({groups.index(group) + 1}/{len(groups)}), "
                 f"arm {study.arms.index(arm) + 1}/{len(study.arms)}: {arm.title}"
@@ -201,8 +206,6 @@ def _run_trials(
                 bar.refresh()
 
             try:
-                if stop():
-                    raise Interrupted
                 trials = train(
                     programs[arm.name],
                     data,
@@ -226,8 +229,9 @@ def _run_trials(
 def _stopped(stop: _Stop, directory: RunDirectory, num_trials: int) -> None:
     number = stop.by or signal.SIGTERM
     print(
-        f"stopped by {number.name} with {len(directory.records)} of {num_trials} trials finished "
-        f"and the one under way saved in {directory.path}; the same command goes on from there",
+        f"stopped by {number.name} with {len(directory.records)} of {num_trials} trials finished; "
+        f"all of it, and a trial under way, is saved in {directory.path}; the same command goes "
+        "on from there",
         file=sys.stderr,
     )
     sys.exit(128 + number)

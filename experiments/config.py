@@ -8,6 +8,7 @@ they are no part of a run's identity.
 import dataclasses
 import hashlib
 import json
+import math
 from typing import Any
 
 from absl import flags
@@ -71,8 +72,15 @@ class Config:
         """
         for field in dataclasses.fields(self):
             low, value = field.metadata["low"], getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"--{field.name} must be a finite number, got {value}")
             if low is not None and value < low:
                 raise ValueError(f"--{field.name} must be at least {low}, got {value}")
+        if self.first_seed + self.seeds > 2**31:
+            raise ValueError(
+                f"--first_seed={self.first_seed} with --seeds={self.seeds} goes past 2**31 - 1, "
+                "the largest seed"
+            )
         check_name("--recipe", self.recipe, RECIPES)
         check_name("--seed_axis", self.seed_axis, SEED_AXES)
         self.optimization()

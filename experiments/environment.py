@@ -1,5 +1,6 @@
 """What a run ran on: commit, versions, device, cores and precision."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -9,7 +10,9 @@ from typing import Any
 
 import jax
 
-__all__ = ["describe", "differences"]
+import cnnjax
+
+__all__ = ["cpu_model", "describe", "differences"]
 
 _PACKAGES = (
     "cnnjax",
@@ -33,9 +36,13 @@ def describe() -> dict[str, Any]:
     """
     device = jax.devices()[0]
     commit = _git("rev-parse", "HEAD")
+    # Tracked files alone: a run directory inside the checkout is no change of the code.
+    changes = _git("status", "--porcelain", "--untracked-files=no")
     return {
         "commit": commit,
-        "dirty": None if commit is None else bool(_git("status", "--porcelain")),
+        "dirty": None if changes is None else bool(changes),
+        # What neither commit nor dirty bit tell: which changes, and new files.
+        "sources_sha256": _digest_of_sources(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
@@ -44,6 +51,7 @@ def describe() -> dict[str, Any]:
             "kind": device.device_kind,
             "count": jax.device_count(),
         },
+        "processor": cpu_model(),
         "cores": _num_cores(),
         "precision": {
             "parameters": "float32",
@@ -62,6 +70,28 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """
     names = [name for name in new if old.get(name) != new[name]]
     return [f"{name} was {old.get(name)} and is {new[name]}" for name in names]
+
+
+def cpu_model() -> str:
+    """The processor's own name where the system tells it, else its architecture.
+
+    XLA compiles for the instructions that the processor has, so that the last bits are its too.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _digest_of_sources() -> str:
+    digest = hashlib.sha256()
+    for package in (Path(cnnjax.__file__).parent, Path(__file__).parent):
+        for path in sorted(package.rglob("*.py")):
+            digest.update(str(path.relative_to(package.parent)).encode() + b"\0")
+            digest.update(path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _num_cores() -> int:

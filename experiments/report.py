@@ -310,8 +310,8 @@ def _run_again(first: Record, run_dir: Path) -> list[str]:
     flags = [[f"`{name}`", _cell(json.dumps(value))] for name, value in first["config"].items()]
     lines = ["## To run it again", "", "```", first["command"], "```", ""]
     lines += [
-        "`resolved.flags` in this directory is the same run as a flagfile "
-        "(`python -m experiments.ablate --flagfile=resolved.flags`); "
+        "Where the data set does not lie in the default directory of TFDS, add `--data_dir`. "
+        "`RUN_DIR/resolved.flags` is the same run as a flagfile, with its directories; "
         "`python -m experiments.report RUN_DIR` draws this report again from `runs.jsonl` alone.",
         "",
         *_table(["flag", "value"], flags, "ll"),

@@ -47,7 +47,8 @@ class RunDirectory:
         self._runs = self.path / "runs.jsonl"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / "lock", "w")  # noqa: SIM115
+            # Not "w", which would empty a file of that name that is somebody else's.
+            self._lock = open(self.path / "lock", "a")  # noqa: SIM115
         except OSError as error:
             raise RunDirectoryError(
                 f"cannot write in the run directory {self.path}: {error.strerror}; choose another "
@@ -55,11 +56,17 @@ class RunDirectory:
             ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._lock.close()
             raise RunDirectoryError(
                 f"another process is running in {self.path}; wait for it or choose another "
                 "directory with --run_dir"
+            ) from None
+        except OSError as error:
+            self._lock.close()
+            raise RunDirectoryError(
+                f"cannot lock the run directory {self.path}: {error.strerror}; choose one on "
+                "another file system with --run_dir"
             ) from None
         try:
             self._claim(dataset_digest)
@@ -114,9 +121,14 @@ class RunDirectory:
             header = f"# {self.config.study} on {self.config.dataset}; run again with\n"
             header += f"# python -m experiments.ablate --flagfile={flagfile}\n"
             # The last to be written: with it the directory is this config's.
-            write_atomically(flagfile, header + "\n".join(lines) + "\n")
+            places = [f"--run_dir={self.path}"]
+            if self.config.data_dir is not None:
+                places.append(f"--data_dir={os.path.abspath(self.config.data_dir)}")
+            write_atomically(flagfile, header + "\n".join([*lines, *places]) + "\n")
             return
-        old = [line for line in flagfile.read_text().splitlines() if line.startswith("--")]
+        written = [line for line in flagfile.read_text().splitlines() if line.startswith("--")]
+        # Where a run lies and its data came from is no part of what it is.
+        old = [line for line in written if not line.startswith(("--run_dir=", "--data_dir="))]
         if old != lines:
             was, now = sorted(set(old) - set(lines)), sorted(set(lines) - set(old))
             raise RunDirectoryError(

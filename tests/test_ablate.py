@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from absl.testing import flagsaver
+from absl import flags
 
 from experiments import ablate, records, report
 from experiments.config import Config
@@ -238,17 +239,16 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
 def test_resolved_flags_is_a_flagfile_of_the_same_run(uninterrupted, surroundings):
     directory, _ = uninterrupted
     lines = (directory / "resolved.flags").read_text().splitlines()
-    flags = [line for line in lines if not line.startswith("#")]
-    assert all(line.startswith("--") for line in flags)
-    named = {line.lstrip("-").split("=")[0].removeprefix("no") for line in flags}
-    assert named == {name.removeprefix("no") for name in Config().identity()}
+    written = [line for line in lines if not line.startswith("#")]
+    assert all(line.startswith("--") for line in written)
+    named = {line.lstrip("-").split("=")[0].removeprefix("no") for line in written}
+    assert named == {name.removeprefix("no") for name in Config().identity()} | {"run_dir"}
     result = subprocess.run(
         [
             sys.executable,
             "-m",
             "experiments.ablate",
             f"--flagfile={directory}/resolved.flags",
-            f"--run_dir={directory}",
         ],
         cwd=ROOT,
         env=surroundings,
@@ -257,6 +257,7 @@ def test_resolved_flags_is_a_flagfile_of_the_same_run(uninterrupted, surrounding
         check=False,
     )
     assert result.returncode == 0, result.stderr
+    assert f"run directory: {directory}" in result.stdout
 
 
 def test_another_config_in_the_same_directory_is_refused(uninterrupted, run):
@@ -307,9 +308,26 @@ def test_vmapped_seeds_leave_the_same_kind_of_records(run, tmp_path):
     ]
 
 
+@contextmanager
+def flag_values(**changes):
+    """Other flag values for a while.
+
+    absl's own flagsaver would also delete the flags that libraries define when they are first
+    imported meanwhile.
+    """
+    before = {name: flags.FLAGS[name].value for name in changes}
+    try:
+        for name, value in changes.items():
+            flags.FLAGS[name].value = value
+        yield
+    finally:
+        for name, value in before.items():
+            flags.FLAGS[name].value = value
+
+
 def refusal(**changes):
     """The sentence with which the program, called in this process, refuses these flags."""
-    with flagsaver.flagsaver(**changes), pytest.raises(SystemExit) as caught:
+    with flag_values(**changes), pytest.raises(SystemExit) as caught:
         ablate.main(["ablate"])
     assert isinstance(caught.value.code, str), caught.value.code
     return caught.value.code
@@ -322,6 +340,9 @@ def refusal(**changes):
         ({"dataset": "mnist_5000"}, "did you mean 'mnist_5k'"),
         ({"recipe": "cosin"}, "unknown --recipe 'cosin'; did you mean 'cosine'?"),
         ({"seed_axis": "vmapped"}, "unknown --seed_axis 'vmapped'; did you mean 'vmap'?"),
+        ({"weight_decay": float("nan")}, "--weight_decay must be a finite number, got nan"),
+        ({"warmup_epochs": float("inf")}, "--warmup_epochs must be a finite number, got inf"),
+        ({"first_seed": 2**31 - 3}, "goes past 2**31 - 1, the largest seed"),
         ({"seeds": 0}, "--seeds must be at least 1, got 0"),
         ({"epochs": 0}, "--epochs must be at least 1, got 0"),
         ({"learning_rate": -1.0}, "learning_rate must be above 0, got -1.0"),
@@ -372,7 +393,7 @@ def test_stray_arguments_are_refused():
 
 
 def test_dry_run_prints_the_table_and_writes_nothing(tmp_path, capsys):
-    with flagsaver.flagsaver(dry_run=True, run_dir=str(tmp_path / "run")):
+    with flag_values(dry_run=True, run_dir=str(tmp_path / "run")):
         ablate.main(["ablate"])
     assert "three 3x3, 12 wide" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()

@@ -155,6 +155,18 @@ def test_another_shape_or_dtype_is_passed_over_rather_than_cast(tmp_path):
     assert len(warnings) == 2
 
 
+@pytest.mark.parametrize("num_broken", [1, 2])
+def test_what_is_saved_after_broken_checkpoints_were_passed_over_stays(tmp_path, num_broken):
+    checkpoints = saved(tmp_path, [], steps=(10, 20))
+    for step in (20, 10)[:num_broken]:
+        shutil.rmtree(tmp_path / f"step_{step:09d}" / "d")
+    restored = checkpoints.restore(tree(0))
+    assert (restored and restored.step) == (10 if num_broken == 1 else None)
+    checkpoints.save(5 + 10 * (2 - num_broken), tree(3), {"note": "after"})
+    again = Checkpoints(tmp_path).restore(tree(0))
+    assert again.metadata == {"note": "after"}
+
+
 def test_saving_a_step_again_replaces_it(tmp_path):
     checkpoints = saved(tmp_path, [])
     checkpoints.save(3, tree(30), {"note": "step 3"})

@@ -323,7 +323,9 @@ def test_a_finished_trial_is_tested_again_from_its_checkpoint_without_a_step(tmp
     program, data = make_program(), small_data()
     first = train(program, data, [0], num_epochs=EPOCHS, checkpoints=Checkpoints(tmp_path))
     program.run = None  # Calling it would be an error.
-    assert first == train(program, data, [0], num_epochs=EPOCHS, checkpoints=Checkpoints(tmp_path))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save = None  # So would be replacing the only checkpoint there is.
+    assert first == train(program, data, [0], num_epochs=EPOCHS, checkpoints=checkpoints)
 
 
 def test_a_trial_whose_loss_is_not_finite_fails_at_that_step_and_the_others_go_on():

@@ -256,6 +256,7 @@ def run_with_file_size_limit(code: str, path: Path, limit: int) -> str:
         "sys.path.insert(0, 'tests')\n"
         "from pathlib import Path\n"
         "from test_records import make_record\n"
+        "from cnnjax import files\n"
         "from experiments import records\n"
         "path = Path(sys.argv[1])\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n" + code
@@ -313,6 +314,7 @@ def test_a_process_killed_while_appending_leaves_whole_lines_and_can_go_on(tmp_p
         "import sys\n"
         "sys.path.insert(0, 'tests')\n"
         "from test_records import make_record\n"
+        "from cnnjax import files\n"
         "from experiments import records\n"
         "import os\n"
         "path = sys.argv[1]\n"

@@ -85,7 +85,8 @@ class Checkpoints:
         """Save arrays and metadata as one; when this returns they are on the disk.
 
         Args:
-          step: position of the run, at least 0; saving a step again replaces it.
+          step: position of the run, at least 0; saving a step again replaces it, and later
+            steps are removed.
           tree: any pytree of arrays.
           metadata: a dictionary that JSON can hold.
 
@@ -115,8 +116,13 @@ class Checkpoints:
                 raise
             reason = os.strerror(int(code[1])) if code else str(error)
             raise OSError(f"cannot save a checkpoint in {self._directory}: {reason}") from error
-        for old in self.steps()[: -self._keep]:
-            self._remove(old)
+        # Later steps are those that `restore` passed over: the run has gone back behind them.
+        steps = self.steps()
+        for stale in [
+            *(s for s in steps if s > step),
+            *[s for s in steps if s <= step][: -self._keep],
+        ]:
+            self._remove(stale)
 
     def restore(self, target: Any) -> Restored | None:
         """The newest checkpoint that is whole, or None when there is none.

@@ -138,13 +138,14 @@ class _Run:
         self.num_steps = num_epochs * program.steps_per_epoch
         self.seeds = jnp.asarray(seeds, jnp.int32)
         self.step = 0
+        self._saved: int | None = None
         self.state = program.initialize(self.seeds)
         # Losses of the epoch under way, (num_seeds, steps so far).
         self.losses = np.zeros((len(seeds), 0), np.float32)
         self.trials = [Trial(seed) for seed in seeds]
         restored = checkpoints.restore(self._tree()) if checkpoints else None
         if restored:
-            self.step = restored.step
+            self.step = self._saved = restored.step
             self.state = jax.tree.map(jnp.asarray, restored.tree["state"])
             self.losses = np.asarray(restored.tree["losses"])[:, : self._column]
             for trial, saved in zip(self.trials, restored.metadata["trials"], strict=True):
@@ -200,12 +201,14 @@ class _Run:
         self.losses = self.losses[:, :0]
 
     def save(self) -> None:
-        if self.checkpoints:
+        # A step that is on the disk already is not replaced: a kill meanwhile would lose it.
+        if self.checkpoints and self.step != self._saved:
             trials = [
                 {"seed": trial.seed, "failed_at": trial.failed_at, "curve": trial.curve}
                 for trial in self.trials
             ]
             self.checkpoints.save(self.step, self._tree(), {"trials": trials})
+            self._saved = self.step
 
     def _tree(self) -> dict[str, Any]:
         # Of one shape wherever the run stands, so that a restore knows what to ask for.

@@ -3,14 +3,12 @@
 import importlib.metadata
 import importlib.util
 import os
-import platform
-from pathlib import Path
 
 import jax
 
 from experiments import environment
 
-__all__ = ["cores", "cpu_model", "describe", "peer_name", "peer_threads", "why_no_peer"]
+__all__ = ["cores", "describe", "peer_name", "peer_threads", "why_no_peer"]
 
 # Threads a core that other work may keep busy before the numbers are in doubt.
 _BUSY = 0.3
@@ -27,16 +25,6 @@ def cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def cpu_model() -> str:
-    """The processor's own name where the system tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def describe() -> str:
     """Processor, cores, device and versions, as Markdown list items."""
     known = environment.describe()
@@ -48,14 +36,14 @@ def describe() -> str:
         versions["torch"] = "not installed"
     device = known["device"]
     lines = [
-        f"processor: {cpu_model()}, {known['cores']} cores for this process",
+        f"processor: {known['processor']}, {known['cores']} cores for this process",
         f"device: {device['count']} x {device['kind']} ({device['platform']})",
         "versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()),
     ]
     if known["xla_flags"]:
         lines.append(f"XLA_FLAGS: {known['xla_flags']}")
     if known["commit"]:
-        lines.append(f"commit: {known['commit'][:12]}" + (" with changes" * known["dirty"]))
+        lines.append(f"commit: {known['commit'][:12]}" + (" with changes" * bool(known["dirty"])))
     if hasattr(os, "getloadavg"):
         load = os.getloadavg()[0]
         busy = load > _BUSY * known["cores"]
