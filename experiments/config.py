@@ -121,8 +121,8 @@ class Config:
     def as_flags(self) -> list[str]:
         """The config as flags, one a line of a flagfile; what makes no number differ is left out.
 
-        >>> Config(flip=True).as_flags()[-6:-4]
-        ['--shift=2', '--flip']
+        >>> Config(flip=True).as_flags()[:2], Config(flip=True).as_flags()[-5:-3]
+        (['--study=stack_vs_large_kernel', '--dataset=mnist_5k'], ['--shift=2', '--flip'])
         """
         lines = []
         for name, value in self.identity().items():
