@@ -159,7 +159,8 @@ def _conv_jvp(
     transpose is the canonical one, with the exchange of axes as an explicit `transpose`: the
     input gradient becomes a channels-last convolution with the flipped kernel, the kernel
     gradient one with batch and channels exchanged. Standard primitives throughout, hence
-    forward mode, higher orders and `vmap` hold as usual; the numbers are in docs/speed.md.
+    forward mode, higher orders and `vmap` hold as usual.
+    `python -m experiments.benchmark --suite=forms` measures it.
     """
     x, kernel = primals
     x_dot, kernel_dot = tangents
