@@ -1,108 +1,30 @@
 """Convolution against NumPy loops, PyTorch, plain XLA, and the laws every operation keeps."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from convolutions import (
+    CASES,
+    cases,
+    compile_cheaply,
+    count_compilations,
+    draw_arrays,
+    plain_xla,
+    problems,
+    random,
+    small_integers,
+    spelled_out,
+    unlike_cases,
+)
+from hypothesis import given, settings
 from jax import lax
 from jax.test_util import check_grads
 
 from cnnjax.ops import conv
-
-
-def random(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).standard_normal(shape)
-
-
-def small_integers(*shape, seed=0):
-    """Values whose products and sums are exact, so that results agree bit for bit."""
-    return np.random.default_rng([seed, *shape]).integers(-4, 5, shape).astype(np.float32)
-
-
-# One case a line: what a law must hold for. (batch, spatial, window, channels, filters, statics)
-CASES = {
-    "1d": ((2,), (9,), (3,), 2, 3, {}),
-    "1d_strided_same": ((), (10,), (4,), 2, 2, {"stride": 3, "padding": "SAME"}),
-    "2d": ((2,), (6, 5), (3, 2), 2, 3, {}),
-    "2d_no_batch_axis": ((), (6, 5), (3, 3), 2, 3, {"padding": 1}),
-    "2d_two_batch_axes": ((2, 3), (5, 4), (2, 2), 1, 2, {"stride": 2}),
-    "2d_full": ((1,), (3, 4), (3, 2), 2, 1, {"padding": "FULL"}),
-    "2d_same_stride_2": ((1,), (6, 7), (3, 3), 2, 2, {"stride": 2, "padding": "SAME"}),
-    "2d_dilated": ((1,), (8, 7), (2, 3), 2, 2, {"dilation": (3, 2), "padding": ((1, 2), (0, 1))}),
-    "2d_grouped": ((2,), (5, 5), (3, 3), 4, 6, {"groups": 2, "stride": (2, 1)}),
-    "2d_depthwise": ((1,), (5, 5), (3, 3), 3, 6, {"groups": 3, "padding": 1}),
-    "2d_1x1": ((2,), (4, 3), (1, 1), 3, 2, {}),
-    "2d_unseen_pixels": ((1,), (8, 8), (3, 3), 1, 1, {"stride": 4}),
-    "3d": ((1,), (4, 3, 5), (2, 2, 3), 2, 2, {"stride": (2, 1, 1), "padding": 1}),
-    "3d_two_batch_axes": ((2, 1), (3, 3, 3), (2, 2, 2), 1, 2, {"dilation": (1, 2, 1)}),
-}
-cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-# Compiling is what takes the time: laws that hold case by case alike see a few unlike cases.
-_UNLIKE = ("1d_strided_same", "2d_dilated", "2d_grouped", "3d_two_batch_axes")
-unlike_cases = pytest.mark.parametrize("case", [CASES[name] for name in _UNLIKE], ids=_UNLIKE)
-
-
-def draw_arrays(case, make=random):
-    batch, spatial, window, channels, filters, statics = case
-    groups = statics.get("groups", 1)
-    x = make(*batch, *spatial, channels, seed=1)
-    kernel = make(*window, channels // groups, filters, seed=2)
-    return x, kernel, make(filters, seed=3)
-
-
-def spelled_out(case):
-    """The statics as one value an axis and pairs, by the formulas of the field."""
-    _, spatial, window, _, _, statics = case
-    rank = len(window)
-
-    def per_axis(value):
-        return tuple(value) if isinstance(value, tuple) else (value,) * rank
-
-    stride, dilation = (per_axis(statics.get(name, 1)) for name in ("stride", "dilation"))
-    padding = statics.get("padding", "VALID")
-    spans = [d * (w - 1) + 1 for w, d in zip(window, dilation, strict=True)]
-    if padding == "VALID":
-        pairs = ((0, 0),) * rank
-    elif padding == "FULL":
-        pairs = tuple((span - 1, span - 1) for span in spans)
-    elif padding == "SAME":
-        totals = [
-            max((-(-size // s) - 1) * s + span - size, 0)
-            for size, s, span in zip(spatial, stride, spans, strict=True)
-        ]
-        pairs = tuple((total // 2, total - total // 2) for total in totals)
-    elif isinstance(padding, int):
-        pairs = ((padding, padding),) * rank
-    else:
-        pairs = padding
-    groups = statics.get("groups", 1)
-    return {"stride": stride, "padding": pairs, "dilation": dilation, "groups": groups}
-
-
-def plain_xla(x, kernel, bias, case):
-    """The same numbers from `lax.conv_general_dilated` as its documentation would write it."""
-    rank = kernel.ndim - 2
-    axes = "DHW"[-rank:]
-    statics = spelled_out(case)
-    out = lax.conv_general_dilated(
-        x.reshape(-1, *x.shape[-rank - 1 :]),
-        kernel,
-        statics["stride"],
-        statics["padding"],
-        rhs_dilation=statics["dilation"],
-        feature_group_count=statics["groups"],
-        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
-    )
-    return out.reshape(*x.shape[: -rank - 1], *out.shape[1:]) + jnp.broadcast_to(
-        bias, (*x.shape[: -rank - 1], *out.shape[1:])
-    )
-
 
 # ---- oracles ----
 
@@ -121,50 +43,27 @@ def test_conv_is_the_numpy_loops(case):
 
 @pytest.fixture(scope="module")
 def torch():
-    return pytest.importorskip("torch", reason="PyTorch is an optional oracle: cnnjax[torch]")
-
-
-@st.composite
-def problems(draw):
-    """Shapes and statics of a convolution that has at least one output position."""
-    rank = draw(st.sampled_from([1, 2, 2, 3]))
-    groups = draw(st.integers(1, 3))
-    axes = []
-    for _ in range(rank):
-        window = draw(st.integers(1, 4 if rank < 3 else 2))
-        dilation = draw(st.integers(1, 3))
-        low, high = draw(st.integers(0, 2)), draw(st.integers(0, 2))
-        smallest = max(dilation * (window - 1) + 1 - low - high, 1)
-        size = draw(st.integers(smallest, smallest + (5 if rank < 3 else 3)))
-        axes.append((size, window, draw(st.integers(1, 3)), (low, high), dilation))
-    spatial, window, stride, padding, dilation = map(tuple, zip(*axes, strict=True))
-    num_outputs = math.prod(
-        len(oracles.window_starts(size, w, s, low, high, d)) for size, w, s, (low, high), d in axes
-    )
-    # XLA (jax 0.10 and 0.12, CPU) aborts the process while it compiles the input gradient of
-    # some of these, plain `lax.conv_general_dilated` included: where the window has more taps
-    # than the output has positions, it exchanges the two and loses count. The smallest found:
-    # 4x2 pixels, window 2x2, stride (2, 1), padding ((1, 1), (2, 0)), dilation (1, 3).
-    assume(math.prod(window) <= num_outputs or max(stride) == 1 or max(dilation) == 1)
-    channels, filters = (groups * draw(st.integers(1, 2)) for _ in range(2))
-    statics = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    return (draw(st.integers(1, 2)),), spatial, window, channels, filters, statics
+    torch = pytest.importorskip("torch", reason="PyTorch is an optional oracle: cnnjax[torch]")
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # A handful of numbers: threads would only wait for each other.
+    yield torch
+    torch.set_num_threads(num_threads)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(case=problems())
 def test_conv_and_its_gradients_are_pytorchs(torch, case):
-    compare_with_pytorch(torch, case)
+    compare_with_pytorch(torch, case, jax.jit)
 
 
 @pytest.mark.slow
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(case=problems())
 def test_conv_and_its_gradients_are_pytorchs_on_many_random_shapes(torch, case):
-    compare_with_pytorch(torch, case)
+    compare_with_pytorch(torch, case, compile_cheaply)
 
 
-def compare_with_pytorch(torch, case):
+def compare_with_pytorch(torch, case, jit):
     statics = case[-1]
     x, kernel, bias = draw_arrays(case)
     rank = kernel.ndim - 2
@@ -187,13 +86,13 @@ def compare_with_pytorch(torch, case):
     cotangent = random(*expected.shape, seed=4)
     theirs.backward(torch.tensor(oracles.channels_first(cotangent)))
 
-    @jax.jit
+    @jit
     def out_and_gradients(x, kernel, bias, cotangent):
         out, pullback = jax.vjp(functools.partial(conv, **statics), x, kernel, bias)
         return out, *pullback(cotangent)
 
     with jax.enable_x64(True):
-        ours = out_and_gradients(*map(jnp.asarray, (x, kernel, bias, cotangent)))
+        ours = out_and_gradients(x, kernel, bias, cotangent)
     gradients = [leaf.grad.numpy() for leaf in leaves]
     for our, their in zip(
         ours,
@@ -385,26 +284,13 @@ def test_gradient_through_a_scan_over_layers_equals_the_unrolled_loop():
 
 @pytest.mark.parametrize("transform", [lambda f: f, jax.grad], ids=["value", "gradient"])
 def test_equal_shapes_and_statics_compile_once(transform):
-    compiled = []
-
-    def count(event, duration, **_):
-        del duration
-        if event.endswith("backend_compile_duration"):
-            compiled.append(event)
-
     function = transform(lambda x, k, **statics: jnp.sum(conv(x, k, **statics)))
     x, kernel = jnp.ones((2, 7, 7, 2)), jnp.ones((3, 3, 2, 5))
     other_x, other_kernel = 3 * x, kernel - 1
-    jax.monitoring.register_event_duration_secs_listener(count)
-    try:
-        function(x, kernel, stride=2, padding=1)
-        assert compiled, "the listener hears nothing, so the test would prove nothing"
-        compiled.clear()
-        # Other values, and the same statics written in another way.
-        function(other_x, other_kernel, stride=(2, 2), padding=[(1, 1), 1])
-    finally:
-        jax.monitoring.unregister_event_duration_listener(count)
-    assert not compiled
+    assert count_compilations(lambda: function(x, kernel, stride=2, padding=1))
+    # Other values, and the same statics written in another way.
+    again = functools.partial(function, other_x, other_kernel)
+    assert not count_compilations(lambda: again(stride=(2, 2), padding=[(1, 1), 1]))
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("2d_dilated", jnp.bfloat16), ("1d", jnp.float16)])
