@@ -28,6 +28,7 @@ __all__ = [
     "Padding",
     "PerAxis",
     "axis_padding",
+    "check_name",
     "output_shape",
     "output_size",
     "padding_pairs",
@@ -88,8 +89,7 @@ def output_size(
     window = _integer("output_size", "window", window, 1)
     stride = _integer("output_size", "stride", stride, 1)
     dilation = _integer("output_size", "dilation", dilation, 1)
-    if fit not in FITS:
-        raise ValueError(f"output_size: fit must be one of {FITS}, got {fit!r}")
+    check_name("output_size", "fit", fit, FITS)
     low, high = axis_padding(padding, size, window, stride=stride, dilation=dilation)
     span = window_span(window, dilation)
     room = size + low + high - span
@@ -193,6 +193,17 @@ def per_axis(
             )
         return tuple(_integer(function, name, v, minimum) for v in value)
     return (_integer(function, name, value, minimum),) * rank
+
+
+def check_name(function: str, name: str, value: object, known: Sequence[str]) -> None:
+    """Refuse a value that is none of the known names.
+
+    >>> check_name("conv", "padding", "same", ("VALID", "SAME"))
+    Traceback (most recent call last):
+    ValueError: conv: padding must be one of ('VALID', 'SAME'), got 'same'
+    """
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{function}: {name} must be one of {tuple(known)}, got {value!r}")
 
 
 def padding_pairs(

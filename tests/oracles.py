@@ -94,6 +94,11 @@ def mean_of_counted(pixels, num_counted):
     return pixels.sum() / num_counted
 
 
+def root_of_squares(pixels, num_counted):
+    del num_counted
+    return np.sqrt((pixels.astype(float) ** 2).sum())
+
+
 def channels_first(array):
     """(batch, *spatial, channels) to PyTorch's (batch, channels, *spatial)."""
     return np.ascontiguousarray(np.moveaxis(array, -1, 1))
@@ -112,3 +117,68 @@ def torch_kernel(kernel):
 def from_torch_kernel(kernel):
     """The inverse of `torch_kernel`."""
     return np.moveaxis(kernel, (0, 1), (-1, -2))
+
+
+def response_norm_loops(x, *, window, weight, beta, k, axes):
+    """x / (k + weight * sum of squares over the window around each place of `axes`)^beta.
+
+    The window has w // 2 places before and (w - 1) // 2 after; outside the array there is nothing.
+    """
+    out = np.empty_like(x)
+    axes = tuple(axes)
+    for place in np.ndindex(*x.shape):
+        total = 0.0
+        for tap in itertools.product(*(range(-(w // 2), (w - 1) // 2 + 1) for w in window)):
+            pixel = list(place)
+            for axis, offset in zip(axes, tap, strict=True):
+                pixel[axis] += offset
+            if all(0 <= pixel[axis] < x.shape[axis] for axis in axes):
+                total += x[tuple(pixel)] ** 2
+        out[place] = x[place] / (k + weight * total) ** beta
+    return out
+
+
+def conv_transpose_loops(
+    y, kernel, bias=None, *, output_shape, stride, padding, dilation, groups=1
+):
+    """Each value of y leaves its multiples of the kernel behind; what falls outside is lost."""
+    rank = kernel.ndim - 2
+    batch = y.shape[: -rank - 1]
+    in_group, num_filters = kernel.shape[-2:]
+    out = np.zeros((*batch, *output_shape, groups * in_group), y.dtype)
+    for position in np.ndindex(*y.shape):
+        *outer, filter_index = position
+        index, place = tuple(outer[: len(batch)]), outer[len(batch) :]
+        group = filter_index // (num_filters // groups)
+        for tap in np.ndindex(*kernel.shape[:rank]):
+            pixel = tuple(
+                place[axis] * stride[axis] + tap[axis] * dilation[axis] - padding[axis][0]
+                for axis in range(rank)
+            )
+            if all(0 <= p < size for p, size in zip(pixel, output_shape, strict=True)):
+                for channel in range(in_group):
+                    weight = kernel[(*tap, channel, filter_index)]
+                    out[(*index, *pixel, group * in_group + channel)] += y[position] * weight
+    return out if bias is None else out + bias
+
+
+def patches_loops(x, window, *, stride, padding, dilation):
+    """Row by row what each window sees: taps in row-major order, channels fastest."""
+    rank = len(window)
+    batch, spatial = x.shape[: -rank - 1], x.shape[-rank - 1 : -1]
+    starts = [
+        window_starts(size, w, s, low, high, d)
+        for size, w, s, (low, high), d in zip(
+            spatial, window, stride, padding, dilation, strict=True
+        )
+    ]
+    outputs = tuple(map(len, starts))
+    out = np.zeros((*batch, *outputs, *window, x.shape[-1]), x.dtype)
+    for place in np.ndindex(*outputs):
+        for tap in np.ndindex(*window):
+            pixel = tuple(
+                starts[axis][place[axis]] + tap[axis] * dilation[axis] for axis in range(rank)
+            )
+            if all(0 <= p < size for p, size in zip(pixel, spatial, strict=True)):
+                out[(..., *place, *tap, slice(None))] = x[(..., *pixel, slice(None))]
+    return out.reshape(*batch, *outputs, -1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax import lax
 from jax.test_util import check_grads
 
-from cnnjax.ops import avg_pool, max_pool
+from cnnjax.ops import avg_pool, global_avg_pool, global_max_pool, l2_pool, max_pool
 
 
 def random(*shape, seed=0):
@@ -56,6 +56,7 @@ POOLS = {
         functools.partial(avg_pool, count_padding=True),
         oracles.mean_of_counted,
     ),
+    "l2_pool": (l2_pool, oracles.root_of_squares),
 }
 each_pool = pytest.mark.parametrize("name", POOLS)
 
@@ -122,6 +123,7 @@ POOLS_OF_PYTORCH = {
     "avg_pool": ("avg_pool", {"count_include_pad": False}),
     "avg_pool_counting_padding": ("avg_pool", {"count_include_pad": True}),
 }
+# lp_pool knows no padding, and its gradient at zero is NaN: see the tests of l2_pool.
 
 
 def compare_with_pytorch(torch, name, problem):
@@ -152,14 +154,14 @@ def compare_with_pytorch(torch, name, problem):
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(name=st.sampled_from(list(POOLS)), problem=problems())
+@given(name=st.sampled_from(list(POOLS_OF_PYTORCH)), problem=problems())
 def test_pool_and_its_gradient_are_pytorchs_ties_included(torch, name, problem):
     compare_with_pytorch(torch, name, problem)
 
 
 @pytest.mark.slow
 @settings(max_examples=400, deadline=None, derandomize=True)
-@given(name=st.sampled_from(list(POOLS)), problem=problems())
+@given(name=st.sampled_from(list(POOLS_OF_PYTORCH)), problem=problems())
 def test_pool_and_its_gradient_are_pytorchs_on_many_random_shapes(torch, name, problem):
     compare_with_pytorch(torch, name, problem)
 
@@ -363,6 +365,119 @@ def test_padding_by_name_is_its_pairs(name, padding):
     )
 
 
+# ---- the L2 norm ----
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "fit"), [(2, 2, "floor"), (3, 2, "ceil"), (3, 1, "floor")]
+)
+def test_l2_pool_and_its_gradient_are_pytorchs_where_no_window_is_all_zeros(
+    torch, window, stride, fit
+):
+    x = random(2, 7, 8, 2)
+    leaf = torch.tensor(oracles.channels_first(x), requires_grad=True)
+    theirs = torch.nn.functional.lp_pool2d(leaf, 2, window, stride, ceil_mode=fit == "ceil")
+    theirs.sum().backward()
+    pool = functools.partial(l2_pool, window=window, stride=stride, fit=fit)
+    with jax.enable_x64(True):
+        out, gradient = pool(jnp.asarray(x)), jax.grad(lambda x: jnp.sum(pool(x)))(jnp.asarray(x))
+    inside = slice(None) if fit == "floor" else slice(0, -1)
+    # Over the end PyTorch scales the windows that hang over by the pixels that they miss.
+    np.testing.assert_allclose(
+        out[:, inside, inside],
+        oracles.channels_last(theirs.detach().numpy())[:, inside, inside],
+        rtol=1e-12,
+    )
+    if fit == "floor":
+        np.testing.assert_allclose(gradient, oracles.channels_last(leaf.grad.numpy()), rtol=1e-12)
+
+
+def test_gradient_of_l2_pool_is_zero_where_a_window_is_all_zeros():
+    x = jnp.zeros((4, 4, 1)).at[0, 0, 0].set(3.0).at[0, 1, 0].set(4.0)
+    gradient = jax.grad(lambda x: jnp.sum(l2_pool(x, window=2)))(x)
+    expected = np.zeros((4, 4, 1))
+    expected[0, :2, 0] = [0.6, 0.8]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+    second = jax.grad(lambda x: jnp.sum(jax.grad(lambda x: jnp.sum(l2_pool(x, window=2)))(x)))(x)
+    assert jnp.isfinite(second).all()
+
+
+def test_l2_pool_is_homogeneous_and_between_the_maximum_and_its_multiple():
+    x = jnp.asarray(random(2, 9, 9, 3), jnp.float32)
+    pool = functools.partial(l2_pool, window=3, stride=2)
+    np.testing.assert_allclose(pool(-4 * x), 4 * pool(x), rtol=1e-6)
+    largest = max_pool(jnp.abs(x), window=3, stride=2)
+    assert (pool(x) >= largest * (1 - 1e-6)).all()
+    assert (pool(x) <= 3 * largest * (1 + 1e-6)).all()
+
+
+# ---- the whole image ----
+
+GLOBAL = {
+    "global_max_pool": (global_max_pool, np.max),
+    "global_avg_pool": (global_avg_pool, np.mean),
+}
+each_global = pytest.mark.parametrize("name", GLOBAL)
+
+
+@each_global
+@pytest.mark.parametrize(
+    ("shape", "rank"), [((5, 3), 1), ((4, 5, 3), 2), ((2, 3, 4, 5, 2), 2), ((2, 3, 2, 4, 2), 3)]
+)
+def test_global_pool_is_numpys_reduction(name, shape, rank):
+    function, reduce = GLOBAL[name]
+    x = random(*shape)
+    with jax.enable_x64(True):
+        out = function(jnp.asarray(x), num_spatial_axes=rank)
+    np.testing.assert_allclose(out, reduce(x, axis=tuple(range(-rank - 1, -1))), rtol=1e-14)
+
+
+@each_global
+def test_global_pool_is_the_pool_of_a_window_as_large_as_the_image(name):
+    pool = {"global_max_pool": max_pool, "global_avg_pool": avg_pool}[name]
+    x = jnp.asarray(rectified(2, 5, 6, 3), jnp.float32)
+
+    def value_and_gradient(function):
+        return jax.value_and_grad(lambda x: jnp.sum(function(x).reshape(2, 3) ** 2))(x)
+
+    ours = value_and_gradient(GLOBAL[name][0])
+    theirs = value_and_gradient(functools.partial(pool, window=(5, 6)))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+@each_global
+def test_global_pool_has_derivatives_of_finite_differences(name):
+    with jax.enable_x64(True):
+        x = jnp.asarray(distinct(2, 3, 3, 1))
+        check_grads(lambda x: GLOBAL[name][0](x) ** 2, (x,), order=2, modes=("fwd", "rev"))
+
+
+@each_global
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"x": jnp.ones((4, 3))}, ValueError, r"2 spatial axes and the channels need at least 3"),
+        ({"x": jnp.ones((0, 4, 3))}, ValueError, r"an image of shape \(0, 4\) has no pixels"),
+        ({"num_spatial_axes": 0}, ValueError, "num_spatial_axes must be at least 1, got 0"),
+        ({"num_spatial_axes": 2.0}, TypeError, "num_spatial_axes must be an integer, got 2.0"),
+    ],
+)
+def test_global_pool_refuses_what_it_cannot_reduce(name, arguments, error, message):
+    arguments = {"x": jnp.ones((4, 4, 3))} | arguments
+    with pytest.raises(error, match=f"^{name}: {message}"):
+        GLOBAL[name][0](arguments.pop("x"), **arguments)
+
+
+@pytest.mark.parametrize(
+    "mean", [global_avg_pool, functools.partial(avg_pool, window=40)], ids=["global", "window"]
+)
+def test_mean_in_bfloat16_is_added_up_in_float32(mean):
+    # Added up in bfloat16 the sum of ones would stop at 256.
+    x = jnp.ones((40, 40, 1), jnp.bfloat16)
+    np.testing.assert_array_equal(mean(x).astype(jnp.float32), 1.0)
+
+
 # ---- mistakes ----
 
 MISTAKES = {
@@ -420,7 +535,7 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("function", [max_pool, avg_pool])
+@pytest.mark.parametrize("function", [max_pool, avg_pool, l2_pool])
 @pytest.mark.parametrize(("arguments", "error", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_mistake_is_told_by_the_function_that_was_called(function, arguments, error, message):
     arguments = {"x": jnp.ones((8, 8, 2)), "window": 2} | arguments
@@ -429,10 +544,12 @@ def test_mistake_is_told_by_the_function_that_was_called(function, arguments, er
 
 
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32, jnp.bool_])
-def test_avg_pool_refuses_integers_and_says_what_to_write(dtype):
-    message = r"avg_pool: x has dtype .*floored; cast to a floating dtype first, .*astype"
-    with pytest.raises(TypeError, match=message):
-        avg_pool(jnp.ones((4, 4, 1), dtype), window=2)
+@pytest.mark.parametrize("function", [avg_pool, l2_pool, global_avg_pool])
+def test_mean_of_integers_is_refused_and_says_what_to_write(function, dtype):
+    message = r"x has dtype .*floored; cast to a floating dtype first, .*astype"
+    options = {} if function is global_avg_pool else {"window": 2}
+    with pytest.raises(TypeError, match=f"^{function.__name__}: {message}"):
+        function(jnp.ones((4, 4, 1), dtype), **options)
 
 
 @pytest.mark.parametrize("function", [max_pool, avg_pool])

@@ -1,9 +1,6 @@
-"""Pooling: the maximum or the mean of each window, channel by channel."""
+"""Pooling: the maximum, the mean or the L2 norm of each window, channel by channel."""
 
-import functools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +9,11 @@ from jax import lax
 
 from cnnjax import geometry
 from cnnjax.geometry import Fit, Padding, PerAxis
+from cnnjax.ops import _maximum, _runs, _total
+from cnnjax.ops._dtypes import check_mean, wide
+from cnnjax.ops._windows import Windows
 
-__all__ = ["avg_pool", "max_pool"]
+__all__ = ["avg_pool", "global_avg_pool", "global_max_pool", "l2_pool", "max_pool"]
 
 
 def max_pool(
@@ -50,15 +50,13 @@ def max_pool(
     Array([[ 5.,  7.],
            [13., 15.]], dtype=float32)
 
-    Sibling: `avg_pool` takes the mean and must decide whether padding counts.
+    Siblings: `max_pool_with_switches` also says which pixel won, `fractional_max_pool` draws its
+    windows, `avg_pool` takes the mean and must decide whether padding counts.
     """
-    windows = _Windows.of("max_pool", x, window, stride, padding, fit)
-    out = windows.flatten(x)
-    # Axis by axis, the last one first: of the rows that hold the maximum the first one wins, and
-    # in it the first pixel, which is row-major order at F + F instead of F x F comparisons.
-    for axis in reversed(range(1, out.ndim - 1)):
-        out = _max_along(out, windows.run(axis))
-    return out.reshape(windows.output_shape)
+    windows = pool_windows("max_pool", x, window, stride, padding, fit)
+    axes = sliding_axes(windows)
+    out = _maximum.maximum(x.reshape(windows.flat_shape), ((),) * windows.rank, axes)
+    return out.reshape(*windows.batch, *windows.outputs, windows.channels)
 
 
 def avg_pool(
@@ -95,172 +93,192 @@ def avg_pool(
     >>> avg_pool(jnp.ones((3, 3, 1)), window=2, stride=1, padding=1, count_padding=True)[0, :, 0]
     Array([0.25, 0.5 , 0.5 , 0.25], dtype=float32)
     """
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise TypeError(
-            f"avg_pool: x has dtype {x.dtype}, whose mean would be floored; cast to a floating "
-            "dtype first, for example x.astype(jnp.float32)"
+    check_mean("avg_pool", x)
+    windows = pool_windows("avg_pool", x, window, stride, padding, fit)
+    count = _pixels_counted(windows, count_padding)
+    total = _window_sum(wide(x), windows)
+    return (total / jnp.asarray(count, total.dtype)).astype(x.dtype)
+
+
+def l2_pool(
+    x: jax.Array,
+    *,
+    window: PerAxis,
+    stride: PerAxis | None = None,
+    padding: Padding = "VALID",
+    fit: Fit = "floor",
+) -> jax.Array:
+    """L2 norm of each window: out[..., u, c] = sqrt(sum over taps t of x[..., u S + t - low, c]^2).
+
+    The gradient x / out is taken as zero where a window holds nothing but zeros, which after a
+    ReLU is common; `jnp.sqrt` alone, and PyTorch's `lp_pool2d`, give NaN there.
+
+    Args:
+      x: floating input of shape (*batch, *spatial, channels), any number of batch axes.
+      window: pixels of the window, one value an axis; a bare integer means two axes, (F, F).
+      stride: step between windows; the window's own size by default.
+      padding: "VALID", "SAME" (XLA's rule), an integer, or (low, high) pairs an axis; it adds
+        nothing to the norm.
+      fit: "floor", "ceil" or "exact", as in `max_pool`.
+
+    Returns:
+      Array of shape (*batch, *output_spatial, channels) and the dtype of `x`. Squares are summed
+      in float32 or wider; beyond 1e19 (and below 1e-19) they overflow (vanish) in float32.
+
+    Raises:
+      TypeError: integer input.
+      ValueError: ranks or sizes that do not go together, or a window that sees only padding.
+
+    >>> import jax.numpy as jnp
+    >>> l2_pool(jnp.array([[3.0, 0.0], [4.0, 0.0]])[..., None], window=2)
+    Array([[[5.]]], dtype=float32)
+
+    Sibling: the root of `avg_pool` of squares is this divided by the root of the pixels counted.
+    Source: Hyvärinen and Köster, "Complex cell pooling and the statistics of natural images"
+    (2007); CS231n course notes, "Convolutional Networks", general pooling.
+    """
+    check_mean("l2_pool", x)
+    windows = pool_windows("l2_pool", x, window, stride, padding, fit)
+    squares = _window_sum(jnp.square(wide(x)), windows)
+    zero = squares == 0
+    # The root of one instead of zero: the branch not taken has a gradient too, and 0 * inf is NaN.
+    root = jnp.sqrt(jnp.where(zero, jnp.ones_like(squares), squares))
+    return jnp.where(zero, jnp.zeros_like(root), root).astype(x.dtype)
+
+
+def global_max_pool(x: jax.Array, *, num_spatial_axes: int = 2) -> jax.Array:
+    """Maximum over the whole image: (*batch, *spatial, channels) to (*batch, channels).
+
+    The gradient goes to the first maximum in row-major order, as in `max_pool`.
+
+    Args:
+      x: input of shape (*batch, *spatial, channels); any number of batch axes, none included.
+      num_spatial_axes: how many axes before the channels are reduced, at least 1.
+
+    Returns:
+      Array of shape (*batch, channels) and the dtype of `x`.
+
+    Raises:
+      ValueError: too few axes, or an image without pixels.
+      TypeError: `num_spatial_axes` that is not an integer.
+
+    >>> import jax.numpy as jnp
+    >>> global_max_pool(jnp.arange(12.0).reshape(2, 3, 2))
+    Array([10., 11.], dtype=float32)
+
+    Source: Oquab et al., "Is object localization for free?" (2015).
+    """
+    batch, pixels = _whole_image("global_max_pool", x, num_spatial_axes)
+    flat = x.reshape(math.prod(batch), pixels, x.shape[-1])
+    return _first_maximum(flat).reshape(*batch, x.shape[-1])
+
+
+def global_avg_pool(x: jax.Array, *, num_spatial_axes: int = 2) -> jax.Array:
+    """Mean over the whole image: (*batch, *spatial, channels) to (*batch, channels).
+
+    Args:
+      x: floating input of shape (*batch, *spatial, channels); any number of batch axes.
+      num_spatial_axes: how many axes before the channels are reduced, at least 1.
+
+    Returns:
+      Array of shape (*batch, channels) and the dtype of `x`, summed in float32 or wider.
+
+    Raises:
+      TypeError: integer input, or `num_spatial_axes` that is not an integer.
+      ValueError: too few axes, or an image without pixels.
+
+    >>> import jax.numpy as jnp
+    >>> global_avg_pool(jnp.arange(12.0).reshape(2, 3, 2))
+    Array([5., 6.], dtype=float32)
+
+    Source: Lin, Chen and Yan, "Network in network" (2013).
+    """
+    check_mean("global_avg_pool", x)
+    batch, pixels = _whole_image("global_avg_pool", x, num_spatial_axes)
+    flat = wide(x).reshape(*batch, pixels, x.shape[-1])
+    return (jnp.sum(flat, axis=-2) / pixels).astype(x.dtype)
+
+
+def pool_windows(
+    function: str,
+    x: jax.Array,
+    window: PerAxis,
+    stride: PerAxis | None,
+    padding: Padding,
+    fit: Fit,
+) -> Windows:
+    """The windows of a pooling, every one of which sees at least one pixel."""
+    windows = Windows.of(function, x.shape, window, stride=stride, padding=padding, fit=fit)
+    if any(w <= max(pair) for w, pair in zip(windows.window, windows.padding, strict=True)):
+        raise ValueError(
+            f"{function}: padding {windows.padding} must stay below the window {windows.window} on "
+            "every axis, else a window sees only padding"
         )
-    windows = _Windows.of("avg_pool", x, window, stride, padding, fit)
-    # A NumPy zero: under a trace one of JAX's would hide from it that this is a sum.
-    total = lax.reduce_window(
-        windows.flatten(x),
-        np.zeros((), x.dtype),
-        lax.add,
+    return windows
+
+
+def sliding_axes(windows: Windows) -> tuple[_runs.Sliding, ...]:
+    """The windows as runs of pixels, axis by axis."""
+    return tuple(
+        _runs.Sliding(size, out, w, s, low)
+        for size, out, w, s, (low, _) in zip(
+            windows.spatial,
+            windows.outputs,
+            windows.window,
+            windows.stride,
+            windows.padding,
+            strict=True,
+        )
+    )
+
+
+def _window_sum(x: jax.Array, windows: Windows) -> jax.Array:
+    flat = x.reshape(windows.flat_shape)
+    total = _total.total(flat, ((),) * windows.rank, sliding_axes(windows))
+    return total.reshape(*windows.batch, *windows.outputs, windows.channels)
+
+
+def _pixels_counted(windows: Windows, count_padding: bool) -> np.ndarray:
+    """How many pixels the mean of each window divides by, in a shape that broadcasts."""
+    counts = np.ones((), int)
+    for size, w, s, (low, high), out in zip(
+        windows.spatial,
         windows.window,
         windows.stride,
         windows.padding,
-    )
-    count = windows.pixels_counted(count_padding)
-    return (total / jnp.asarray(count, x.dtype)).reshape(windows.output_shape)
+        windows.outputs,
+        strict=True,
+    ):
+        first, last = (-low, size + high) if count_padding else (0, size)
+        starts = np.arange(out) * s - low
+        seen = np.minimum(starts + w, last) - np.maximum(starts, first)
+        counts = np.multiply.outer(counts, seen)
+    return counts.reshape((1,) * len(windows.batch) + (*windows.outputs, 1))
 
 
-class _Windows:
-    """The windows of one pooling call over a flat batch (N, *spatial, channels), checked."""
-
-    def __init__(
-        self,
-        batch: tuple[int, ...],
-        spatial: tuple[int, ...],
-        channels: int,
-        window: tuple[int, ...],
-        stride: tuple[int, ...],
-        pairs: tuple[tuple[int, int], ...],
-        outputs: tuple[int, ...],
-    ) -> None:
-        # Windows that hang over the end (fit="ceil") are ordinary ones with more high padding.
-        hanging = tuple(
-            max((out - 1) * s + w - (size + low + high), 0)
-            for out, s, w, size, (low, high) in zip(
-                outputs, stride, window, spatial, pairs, strict=True
-            )
+def _whole_image(function: str, x: jax.Array, num_spatial_axes: int) -> tuple[tuple[int, ...], int]:
+    (rank,) = geometry.per_axis(function, "num_spatial_axes", num_spatial_axes, 1)
+    if x.ndim < rank + 1:
+        raise ValueError(
+            f"{function}: {rank} spatial axes and the channels need at least {rank + 1} axes, "
+            f"(*batch, *spatial, channels), got shape {x.shape}"
         )
-        self.asked_padding = pairs
-        self.spatial, self.outputs = spatial, outputs
-        self.window = (1, *window, 1)
-        self.stride = (1, *stride, 1)
-        self.padding = (
-            (0, 0),
-            *((low, high + more) for (low, high), more in zip(pairs, hanging, strict=True)),
-            (0, 0),
-        )
-        self.flat_shape = (math.prod(batch), *spatial, channels)
-        self.output_shape = (*batch, *outputs, channels)
-
-    @classmethod
-    def of(
-        cls,
-        function: str,
-        x: jax.Array,
-        window: PerAxis,
-        stride: PerAxis | None,
-        padding: Padding,
-        fit: Fit,
-    ) -> "_Windows":
-        rank = len(window) if isinstance(window, Sequence) else 2
-        windows = geometry.per_axis(function, "window", window, rank)
-        if x.ndim < rank + 1:
-            raise ValueError(
-                f"{function}: window {windows} slides over {rank} spatial axes, so x needs at "
-                f"least {rank + 1} axes (*batch, *spatial, channels), got shape {x.shape}"
-            )
-        strides = geometry.per_axis(function, "stride", windows if stride is None else stride, rank)
-        batch, spatial = x.shape[: -rank - 1], x.shape[-rank - 1 : -1]
-        pairs = geometry.padding_pairs(
-            function, padding, spatial, windows, stride=strides, dilation=(1,) * rank
-        )
-        if any(w <= max(pair) for w, pair in zip(windows, pairs, strict=True)):
-            raise ValueError(
-                f"{function}: padding {pairs} must stay below the window {windows} on every axis, "
-                "else a window sees only padding"
-            )
-        try:
-            outputs = geometry.output_shape(
-                spatial, windows, stride=strides, padding=pairs, fit=fit
-            )
-        except ValueError as error:
-            raise ValueError(f"{function}: {error}") from None
-        return cls(batch, spatial, x.shape[-1], windows, strides, pairs, outputs)
-
-    def flatten(self, x: jax.Array) -> jax.Array:
-        return x.reshape(self.flat_shape)
-
-    def run(self, axis: int) -> "_Run":
-        """The windows along one axis of the flat batch."""
-        low, high = self.padding[axis]
-        return _Run(axis, self.window[axis], self.stride[axis], low, high, self.outputs[axis - 1])
-
-    def pixels_counted(self, count_padding: bool) -> np.ndarray:
-        """How many pixels the mean of each window divides by, shape (1, *outputs, 1)."""
-        counts = np.ones((), int)
-        for size, w, s, (low, high), out in zip(
-            self.spatial,
-            self.window[1:-1],
-            self.stride[1:-1],
-            self.asked_padding,
-            self.outputs,
-            strict=True,
-        ):
-            first, last = (-low, size + high) if count_padding else (0, size)
-            starts = np.arange(out) * s - low
-            seen = np.minimum(starts + w, last) - np.maximum(starts, first)
-            counts = np.multiply.outer(counts, seen)
-        return counts[None, ..., None]
+    batch, spatial = x.shape[: -rank - 1], x.shape[-rank - 1 : -1]
+    pixels = math.prod(spatial)
+    if not pixels:
+        raise ValueError(f"{function}: an image of shape {spatial} has no pixels to reduce")
+    return batch, pixels
 
 
-class _Run(NamedTuple):
-    """Windows along one axis: `num_outputs` of them over the axis padded by (low, high)."""
-
-    axis: int
-    window: int
-    stride: int
-    low: int
-    high: int
-    num_outputs: int
-
-    def taps(self, x: jax.Array, fill: object) -> list[jax.Array]:
-        """For each tap of the window its pixel at every position."""
-        padding = [(0, 0, 0)] * x.ndim
-        padding[self.axis] = (self.low, self.high, 0)
-        padded = lax.pad(x, np.asarray(fill, x.dtype), padding)
-        reach = (self.num_outputs - 1) * self.stride + 1
-        return [
-            lax.slice_in_dim(padded, tap, tap + reach, self.stride, self.axis)
-            for tap in range(self.window)
-        ]
-
-    def seen(self, tap: int, x: jax.Array) -> np.ndarray:
-        """Whether the tap lies on the input, not on padding, at every position."""
-        pixels = np.arange(self.num_outputs) * self.stride + tap - self.low
-        inside = (pixels >= 0) & (pixels < x.shape[self.axis])
-        return inside.reshape([-1 if axis == self.axis else 1 for axis in range(x.ndim)])
+@jax.custom_jvp
+def _first_maximum(x: jax.Array) -> jax.Array:
+    return jnp.max(x, axis=1)
 
 
-def _lowest(dtype: np.dtype) -> object:
-    if jnp.issubdtype(dtype, jnp.floating):
-        return -np.inf
-    return False if dtype == jnp.bool_ else jnp.iinfo(dtype).min
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _max_along(x: jax.Array, run: _Run) -> jax.Array:
-    return functools.reduce(jnp.maximum, run.taps(x, _lowest(x.dtype)))
-
-
-@_max_along.defjvp
-def _max_along_jvp(
-    run: _Run, primals: tuple[jax.Array], tangents: tuple[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    # A mask for each tap, instead of XLA's select-and-scatter: elementwise code, which the CPU
-    # backend fuses, which ties like PyTorch, and which is linear in the tangent at every order.
+@_first_maximum.defjvp
+def _first_maximum_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     (x,), (x_dot,) = primals, tangents
-    out = _max_along(x, run)
-    taken = jnp.zeros(out.shape, bool)
-    out_dot = jnp.zeros_like(out)
-    pixels = zip(run.taps(x, _lowest(x.dtype)), run.taps(x_dot, 0), strict=True)
-    for tap, (pixel, pixel_dot) in enumerate(pixels):
-        # NaN is a maximum that equals nothing, itself included. Padding never wins, not even
-        # where all that a window sees is as low as padding.
-        first = ((pixel == out) | (pixel != pixel)) & run.seen(tap, x) & ~taken
-        taken = taken | first
-        out_dot = out_dot + jnp.where(first, pixel_dot, jnp.zeros_like(pixel_dot))
-    return out, out_dot
+    winner = jnp.argmax(lax.stop_gradient(x), axis=1, keepdims=True)
+    places = lax.broadcasted_iota(winner.dtype, (1, x.shape[1], 1), 1)
+    won = jnp.where(places == winner, x_dot, jnp.zeros_like(x_dot))
+    return _first_maximum(x), jnp.sum(won, axis=1)
