@@ -1,7 +1,8 @@
 """Measure speed: python -m experiments.benchmark --suite=training.
 
 Suites: "training" (the study's arms against PyTorch eager, and compile times), "forms" (which
-convolution, called how), "seeds" (several seeds on one machine), "pooling" (max pooling), "all".
+convolution, called how), "seeds" (several seeds on one machine), "ops" (single operations against
+plain JAX, other forms and PyTorch; `--only=conv_3x3,max_pool_2x2` picks some), "all".
 Contenders are timed in alternation and compared round by round; the tables are Markdown. Exit
 codes: 0 done, 1 refused or failed with a sentence.
 """
@@ -15,7 +16,7 @@ import jax
 from absl import app, flags, logging
 
 from experiments.benchmarking import machine
-from experiments.benchmarking.pooling import pooling_suite
+from experiments.benchmarking.ops_suite import ops_suite
 from experiments.benchmarking.seeds import seeds_suite
 from experiments.benchmarking.setting import Setting
 from experiments.benchmarking.training_forms import forms_suite
@@ -29,7 +30,7 @@ SUITES: dict[str, tuple[str, Callable[[Setting], str]]] = {
     "training": ("Training: ours against PyTorch eager", training_suite),
     "forms": ("Forms of the training program", forms_suite),
     "seeds": ("Several seeds on one machine", seeds_suite),
-    "pooling": ("Max pooling", pooling_suite),
+    "ops": ("Single operations", ops_suite),
 }
 
 # Those flags of an ablation that the speed of its training depends on.
@@ -51,6 +52,9 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "Training steps of a timed call; the default is an epoch of the default ablation.",
         flag_values=flag_values,
     )
+    flags.DEFINE_list(
+        "only", [], "Operations of the suite ops, by name; all by default.", flag_values=flag_values
+    )
     for field in dataclasses.fields(Config):
         if field.name in _CONFIG_FLAGS:
             default: Any = field.default
@@ -65,14 +69,22 @@ def main(argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> None:
     values = flag_values.flag_values_dict()
     try:
         config = Config(**{name: values[name] for name in _CONFIG_FLAGS})
-        benchmark(values["suite"], config, rounds=values["rounds"], steps=values["steps"])
+        benchmark(
+            values["suite"],
+            config,
+            rounds=values["rounds"],
+            steps=values["steps"],
+            only=tuple(values["only"]),
+        )
     except (ValueError, OSError, RuntimeError) as error:
         if logging.level_debug():
             raise
         sys.exit(f"experiments.benchmark: {error}")
 
 
-def benchmark(suite: str, config: Config, *, rounds: int, steps: int) -> None:
+def benchmark(
+    suite: str, config: Config, *, rounds: int, steps: int, only: tuple[str, ...] = ()
+) -> None:
     """Run a suite, or all, and print its Markdown.
 
     Args:
@@ -80,18 +92,21 @@ def benchmark(suite: str, config: Config, *, rounds: int, steps: int) -> None:
       config: of the ablation whose training is measured.
       rounds: timed calls of each contender.
       steps: training steps of a timed call.
+      only: operations of the suite "ops"; all where there is none.
 
     Raises:
-      ValueError: an unknown suite, or no rounds or steps.
+      ValueError: an unknown suite or operation, or no rounds or steps.
       RuntimeError: a process of the seeds suite died.
     """
     check_name("--suite", suite, [*SUITES, "all"])
     for name, value in (("rounds", rounds), ("steps", steps)):
         if value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")
+    if only and suite != "ops":
+        raise ValueError(f"--only picks operations of --suite=ops, not of --suite={suite}")
     # A compile time is to be one, whatever cache of compiled programs the user keeps.
     jax.config.update("jax_enable_compilation_cache", False)
-    setting = Setting(config, rounds, steps)
+    setting = Setting(config, rounds, steps, only)
     print(
         f"{machine.describe()}\n- {rounds} rounds; {steps} steps of {config.batch_size} images a "
         f"timed call; {config.channels} channels",

@@ -14,9 +14,23 @@ import numpy as np
 import pytest
 from absl import flags
 
+from cnnjax import ops
 from experiments import benchmark
-from experiments.benchmarking import machine, seeds, training_forms, training_suite
-from experiments.benchmarking.pooling import pooling_suite
+from experiments.benchmarking import (
+    machine,
+    ops_torch,
+    seeds,
+    training_forms,
+    training_suite,
+)
+from experiments.benchmarking.ops_forms import (
+    BOTH,
+    OURS,
+    PLAIN,
+    gathered_fractional_max_pool,
+    operations,
+)
+from experiments.benchmarking.ops_suite import ops_suite, value_and_gradient
 from experiments.benchmarking.setting import IMAGE_SHAPE, Setting, Trainer
 from experiments.benchmarking.timing import Timings, alternate
 from experiments.benchmarking.training_forms import (
@@ -216,10 +230,10 @@ def test_suites_stand_alone_without_pytorch(monkeypatch: pytest.MonkeyPatch) -> 
         "find_spec",
         lambda name, *rest: None if name == "torch" else find_spec(name, *rest),
     )
-    text = pooling_suite(TINY)
+    text = ops_suite(dataclasses.replace(TINY, only=("max_pool_2x2",)))
     assert 'pip install -e ".[torch]"' in text
     assert "ours / PyTorch eager" not in text
-    assert "ours / lax.reduce_window, n = 1" in text
+    assert "ours / plain JAX, n = 1" in text
 
 
 def test_suite_forms_is_relative_to_the_chosen_form(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,6 +244,73 @@ def test_suite_forms_is_relative_to_the_chosen_form(monkeypatch: pytest.MonkeyPa
     chosen = [line for line in text.splitlines() if "(chosen)" in line]
     assert len(chosen) == 1
     assert "1.00 (1.00 to 1.00)" in chosen[0]
+
+
+OPERATIONS = operations(TINY)
+# The grids are drawn differently by each: compared where there is but one grid.
+DRAWN = [name for name in OPERATIONS if name.startswith("fractional")]
+
+
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name not in DRAWN])
+def test_forms_of_an_operation_and_the_peer_compute_the_same(name: str, torch_peer: Any) -> None:
+    operation = OPERATIONS[name]
+    arrays = [jnp.asarray(array) for array in operation.arrays]
+    cotangent = jnp.ones(jax.eval_shape(operation.forms[OURS], *arrays).shape)
+    results = {
+        form: jax.jit(value_and_gradient(function, len(arrays)))(*arrays, cotangent)
+        for form, function in operation.forms.items()
+    }
+    out, gradients = results.pop(OURS)
+    call, wait = ops_torch.caller(operation.peer, operation.arrays, True, 1)
+    theirs = [tensor.detach().numpy() for tensor in call()]
+    wait()
+    theirs[0] = like_ours(theirs[0], out.shape, name)
+    theirs[1] = theirs[1].transpose(0, 2, 3, 1)
+    if len(theirs) == 3:
+        theirs[2] = theirs[2].transpose(2, 3, 1, 0)
+    for form, (value, pulled) in (results | {"peer": (theirs[0], theirs[1:])}).items():
+        # Of patches plain JAX takes the channels first, then the taps.
+        if name.startswith("im2col") and form == PLAIN:
+            value = value.reshape(*value.shape[:3], -1, 9).swapaxes(3, 4).reshape(value.shape)
+        np.testing.assert_allclose(value, out, rtol=1e-4, atol=1e-4, err_msg=form)
+        for got, want in zip(pulled, gradients, strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4, err_msg=form)
+
+
+def like_ours(theirs: Any, shape: tuple[int, ...], name: str) -> Any:
+    """PyTorch's output with our axes; of patches it has (batch, channels x taps, positions)."""
+    if name.startswith("im2col"):
+        taps = theirs.reshape(shape[0], -1, 9, *shape[1:3]).transpose(0, 3, 4, 2, 1)
+        return taps.reshape(shape)
+    return theirs.transpose(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("share", ["image", "channel"])
+def test_plain_fractional_pool_is_ours_where_there_is_one_grid(share: str) -> None:
+    # At a ratio of 2 every draw gives the same regions.
+    x, key = jax.random.normal(jax.random.key(1), (3, 8, 8, 2)), jax.random.key(0)
+    statics: Any = {"output_size": 4, "window": 2, "share": share}
+    np.testing.assert_array_equal(
+        gathered_fractional_max_pool(x, key, **statics), ops.max_pool(x, window=2)
+    )
+    np.testing.assert_array_equal(
+        ops.fractional_max_pool(x, key, regions="overlapping_window", **statics),
+        ops.max_pool(x, window=2),
+    )
+
+
+def test_suite_ops_prints_a_row_an_operation_and_mode_and_the_forms_beside() -> None:
+    only = ("conv_1x1", "fractional_max_pool")
+    text = ops_suite(dataclasses.replace(TINY, only=only))
+    tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("|")]
+    assert [len(table) - 2 for table in tables] == [5, 3, 4]
+    assert all(len({line.count("|") for line in table}) == 1 for table in tables)
+    header, _, first, *_ = tables[0]
+    assert "ours, calls/s, median (min to max), n = 1" in header
+    assert "ours / plain JAX" in header
+    assert "conv 1x1, (4, 14, 14, 8) to 8, forward" in first
+    assert sum(BOTH in line for line in tables[0]) == 3
+    assert "temporary bytes" in tables[2][0]
 
 
 @pytest.mark.slow
@@ -281,6 +362,7 @@ def test_flags_default_to_those_of_the_ablation() -> None:
         ("--suite=trainin", "unknown --suite 'trainin'; did you mean 'training'?"),
         ("--rounds=0", "--rounds must be at least 1, got 0"),
         ("--steps=0", "--steps must be at least 1, got 0"),
+        ("--only=conv_3x3", "--only picks operations of --suite=ops, not of --suite=training"),
         ("--channels=0", "--channels must be at least 1, got 0"),
         ("--batch_size=-1", "--batch_size must be at least 1, got -1"),
         ("--shift=-2", "--shift must be at least 0, got -2"),
@@ -295,14 +377,19 @@ def test_bad_flag_is_one_sentence(flag: str, sentence: str) -> None:
     assert "\n" not in message
 
 
+def test_unknown_operation_is_one_sentence() -> None:
+    with pytest.raises(SystemExit, match="unknown --only 'conv_3x4'; did you mean 'conv_3x3'"):
+        benchmark.main(["benchmark"], parsed("--suite=ops", "--only=conv_1x1,conv_3x4"))
+
+
 def test_stray_argument_is_refused() -> None:
     with pytest.raises(SystemExit, match="unexpected argument 'training': every setting is a flag"):
         benchmark.main(["benchmark", "training"], parsed())
 
 
 def test_program_runs_end_to_end() -> None:
-    command = [sys.executable, "-m", "experiments.benchmark", "--suite=pooling", "--rounds=1"]
-    command += ["--steps=2", "--channels=2", "--batch_size=4"]
+    command = [sys.executable, "-m", "experiments.benchmark", "--suite=ops", "--rounds=1"]
+    command += ["--steps=2", "--channels=2", "--batch_size=4", "--only=max_pool_2x2"]
     done = subprocess.run(
         command,
         cwd=ROOT,
@@ -313,5 +400,5 @@ def test_program_runs_end_to_end() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    for part in ("- processor: ", "torch ", "- 1 rounds; 2 steps of 4 images", "## Max pooling"):
+    for part in ("- processor: ", "torch ", "- 1 rounds; 2 steps of 4 images", "## Single"):
         assert part in done.stdout

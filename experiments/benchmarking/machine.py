@@ -8,7 +8,7 @@ import jax
 
 from experiments import environment
 
-__all__ = ["cores", "describe", "peer_name", "peer_threads", "why_no_peer"]
+__all__ = ["cores", "describe", "has_torch", "peer_name", "peer_threads", "why_no_peer"]
 
 # Threads a core that other work may keep busy before the numbers are in doubt.
 _BUSY = 0.3
@@ -51,9 +51,14 @@ def describe() -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
+def has_torch() -> bool:
+    """Whether PyTorch is installed."""
+    return importlib.util.find_spec("torch") is not None
+
+
 def why_no_peer() -> str | None:
     """One sentence on why there is no PyTorch column, or None when there is one."""
-    if importlib.util.find_spec("torch") is None:
+    if not has_torch():
         return (
             "PyTorch is not installed, so ours stands alone; "
             '`pip install -e ".[torch]" -c constraints.txt` brings it.'

@@ -29,11 +29,13 @@ class Setting:
       config: of the ablation whose training is measured.
       rounds: timed calls of each contender.
       steps: training steps a timed call, which is one epoch of the made-up training set.
+      only: the operations that the suite "ops" measures; all of them where there is none.
     """
 
     config: Config
     rounds: int
     steps: int
+    only: tuple[str, ...] = ()
 
     @property
     def num_train(self) -> int:
