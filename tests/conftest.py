@@ -15,3 +15,13 @@ def pytest_configure(config: pytest.Config) -> None:
         flags.FLAGS(["pytest"])
     # A rank that broadcasts silently is the commonest wrong number in array code.
     jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch, the oracle, on one thread: for a handful of numbers more would only wait."""
+    torch = pytest.importorskip("torch", reason="PyTorch is an optional oracle: cnnjax[torch]")
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield torch
+    torch.set_num_threads(num_threads)

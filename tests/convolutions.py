@@ -1,6 +1,5 @@
 """Convolutions to try laws on, and random ones: shared by the tests of conv and its relatives."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -174,25 +173,3 @@ ABORTING = {
         {"stride": (1, 2), "padding": ((1, 1), (0, 0)), "dilation": (2, 1), "groups": 1},
     ),
 }
-
-
-def compile_cheaply(function):
-    """`jax.jit` with half the time: XLA's own passes, no optimisation by LLVM."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def count_compilations(call):
-    """How many programs a call compiles."""
-    compiled = []
-
-    def count(event, duration, **_):
-        del duration
-        if event.endswith("backend_compile_duration"):
-            compiled.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(count)
-    try:
-        call()
-    finally:
-        jax.monitoring.unregister_event_duration_listener(count)
-    return len(compiled)

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from compiling import compile_cheaply, count_compilations
 from convolutions import (
     CASES,
     cases,
-    compile_cheaply,
-    count_compilations,
     draw_arrays,
     plain_xla,
     problems,
@@ -39,15 +38,6 @@ def test_conv_is_the_numpy_loops(case):
     expected = oracles.conv_loops(x, kernel, bias, **spelled_out(case))
     np.testing.assert_allclose(out, expected, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(without_bias, expected - bias, rtol=1e-12, atol=1e-12)
-
-
-@pytest.fixture(scope="module")
-def torch():
-    torch = pytest.importorskip("torch", reason="PyTorch is an optional oracle: cnnjax[torch]")
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # A handful of numbers: threads would only wait for each other.
-    yield torch
-    torch.set_num_threads(num_threads)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

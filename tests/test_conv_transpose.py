@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from compiling import compile_cheaply, count_compilations
 from convolutions import (
     ABORTING,
     CASES,
     cases,
-    compile_cheaply,
-    count_compilations,
     draw_arrays,
     plain_xla,
     problems,
@@ -66,15 +65,6 @@ def test_conv_transpose_is_the_numpy_loops(case):
         y, kernel, bias, output_shape=case[1], **spelled_out(case)
     )
     np.testing.assert_allclose(out, expected, rtol=1e-12, atol=1e-12)
-
-
-@pytest.fixture(scope="module")
-def torch():
-    torch = pytest.importorskip("torch", reason="PyTorch is an optional oracle: cnnjax[torch]")
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # A handful of numbers: threads would only wait for each other.
-    yield torch
-    torch.set_num_threads(num_threads)
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
@@ -323,13 +313,14 @@ def test_gradients_of_the_written_gradients_are_those_of_patches_and_a_product(c
 _DERIVATIVES_OF_ABORTING_CASES = """
 import functools, jax, numpy as np
 import convolutions as c
+from compiling import compile_cheaply
 from cnnjax.ops import conv, conv_as_matmul
 
 def derivatives(function):
     def first(x, kernel, y):
         x_bar, kernel_bar = jax.vjp(function, x, kernel)[1](y)
         return (x_bar ** 2).sum() + (kernel_bar ** 2).sum()
-    return c.compile_cheaply(jax.value_and_grad(first, (0, 1, 2)))
+    return compile_cheaply(jax.value_and_grad(first, (0, 1, 2)))
 
 for name, case in c.ABORTING.items():
     x, kernel, _ = c.draw_arrays(case, c.small_integers)

@@ -1,6 +1,7 @@
 """What the documents and flagfiles promise, held against the code."""
 
 import ast
+import doctest
 import re
 import shlex
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
+from cnnjax import ops
 from experiments import report
 from experiments.config import Config, define_flags, from_flags
 from experiments.studies import STUDIES
@@ -93,6 +95,32 @@ def test_the_library_example_of_the_readme_gives_what_its_comments_say():
             assert eval(source, names) == 55
 
 
+def test_the_examples_of_the_operations_page_give_what_it_says():
+    failed, attempted = doctest.testfile(
+        str(ROOT / "docs" / "operations.md"), module_relative=False
+    )
+    assert attempted > 15
+    assert not failed
+
+
+def test_the_operations_page_names_every_public_operation():
+    page = (ROOT / "docs" / "operations.md").read_text()
+    table = page[page.index("| what | functions |") :].partition("\n\n")[0]
+    named = set(re.findall(r"`(\w+)`", table))
+    assert named >= set(ops.__all__)
+
+
+def test_the_presets_on_the_operations_page_are_those_of_the_code():
+    page = (ROOT / "docs" / "operations.md").read_text()
+    for name, preset in ops.LRN_PRESETS.items():
+        (row,) = re.findall(rf'^\| `"{name}"` \| (.*) \|$', page, re.MULTILINE)
+        size, alpha, beta, k, over = (cell.strip() for cell in row.split("|"))
+        assert (float(alpha), float(beta), float(k), over) == tuple(
+            preset[key] for key in ("alpha", "beta", "k", "alpha_over")
+        )
+        assert size.startswith(str(preset.get("size", "(asked for)")))
+
+
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name)
 def test_a_kept_report_is_what_its_records_draw(path, tmp_path):
     for name in ("runs.jsonl", "environment.json"):
@@ -131,6 +159,6 @@ def test_relative_links_of_a_document_lead_somewhere(path):
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_every_flag_that_a_document_names_exists(path):
     known = set(Config().identity()) | {"data_dir", "run_dir", "checkpoint_seconds", "dry_run"}
-    known |= {"flagfile", "help", "suite", "rounds", "verbosity"}
+    known |= {"flagfile", "help", "suite", "only", "rounds", "verbosity"}
     for name in re.findall(r"(?<![\w-])--([a-z_]+)", path.read_text()):
         assert name.removeprefix("no") in known or name in known, name

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from compiling import compile_cheaply, count_compilations
 from convolutions import (
     CASES,
     cases,
-    compile_cheaply,
-    count_compilations,
     draw_arrays,
     random,
     small_integers,

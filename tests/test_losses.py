@@ -47,11 +47,6 @@ def test_worked_example_of_the_course_notes():
     assert loss == 8
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="PyTorch is an optional oracle: cnnjax[torch]")
-
-
 @jax.jit
 def summed_and_gradient(scores, labels, margin_of_two):
     return jax.value_and_grad(

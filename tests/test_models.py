@@ -167,11 +167,6 @@ def test_linear_stack_of_3x3_layers_is_one_7x7_convolution():
 # ---- numbers ----
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="PyTorch is an optional oracle: cnnjax[torch]")
-
-
 def pytorch_logits(torch, params, x, nonlinear):
     functional = torch.nn.functional
 

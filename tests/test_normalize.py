@@ -75,11 +75,6 @@ def test_within_a_channel_is_the_numpy_loops(shape, window):
     np.testing.assert_allclose(out, expected, rtol=1e-14)
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="PyTorch is an optional oracle: cnnjax[torch]")
-
-
 # Few shapes and sizes, so that few programs are compiled; the numbers are drawn for each case.
 SHAPES = [(2, 5, 3), (1, 2, 3, 4), (2, 1, 2, 1, 6)]
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import count_compilations
 from jax.test_util import check_grads
 
 from cnnjax import ops
@@ -235,23 +236,10 @@ def test_jit_equals_eager_and_a_second_call_compiles_nothing(row):
     arrays = row.cast(jnp.float32)
     others = [array[::-1] if i in row.batched else array for i, array in enumerate(arrays)]
     jax.block_until_ready(others)
-    compilations = []
-
-    def count(event, duration, **_):
-        del duration
-        if event.endswith("backend_compile_duration"):
-            compilations.append(event)
-
     jitted = compiled(named(row))
-    jax.monitoring.register_event_duration_secs_listener(count)
-    try:
-        assert_close(jitted(*arrays), row.function()(*arrays))
-        jitted(*others), row.function()(*others)
-        before = len(compilations)
-        jitted(*others), row.function()(*others)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(count)
-    assert len(compilations) == before
+    assert_close(jitted(*arrays), row.function()(*arrays))
+    jitted(*others), row.function()(*others)
+    assert not count_compilations(lambda: (jitted(*others), row.function()(*others)))
 
 
 @each_row

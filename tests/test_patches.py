@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from compiling import compile_cheaply, count_compilations
 from convolutions import (
     CASES,
     cases,
-    compile_cheaply,
-    count_compilations,
     draw_arrays,
     problems,
     random,
@@ -75,15 +74,6 @@ def test_patches_are_the_numpy_loops(case):
     del statics["groups"]
     expected = oracles.patches_loops(x, case[2], **statics)
     np.testing.assert_array_equal(compile_cheaply(cut(case))(x), expected)
-
-
-@pytest.fixture(scope="module")
-def torch():
-    torch = pytest.importorskip("torch", reason="PyTorch is an optional oracle: cnnjax[torch]")
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # A handful of numbers: threads would only wait for each other.
-    yield torch
-    torch.set_num_threads(num_threads)
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from compiling import compile_cheaply
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
@@ -97,11 +98,6 @@ def test_max_pool_of_integers_is_exact_at_the_ends_of_the_dtype(case, dtype):
     np.testing.assert_array_equal(out, expected)
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="PyTorch is an optional oracle: cnnjax[torch]")
-
-
 @st.composite
 def problems(draw):
     """Shapes and statics that PyTorch takes: symmetric padding of at most half the window."""
@@ -126,7 +122,7 @@ POOLS_OF_PYTORCH = {
 # lp_pool knows no padding, and its gradient at zero is NaN: see the tests of l2_pool.
 
 
-def compare_with_pytorch(torch, name, problem):
+def compare_with_pytorch(torch, name, problem, jit):
     shape, window, statics, fit = problem
     x = rectified(*shape)
     their_name, options = POOLS_OF_PYTORCH[name]
@@ -138,7 +134,7 @@ def compare_with_pytorch(torch, name, problem):
     cotangent = random(*expected.shape)
     theirs.backward(torch.tensor(oracles.channels_first(cotangent)))
 
-    @jax.jit
+    @jit
     def out_and_gradient(x, cotangent):
         out, pullback = jax.vjp(
             functools.partial(POOLS[name][0], window=window, fit=fit, **statics), x
@@ -156,14 +152,14 @@ def compare_with_pytorch(torch, name, problem):
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(name=st.sampled_from(list(POOLS_OF_PYTORCH)), problem=problems())
 def test_pool_and_its_gradient_are_pytorchs_ties_included(torch, name, problem):
-    compare_with_pytorch(torch, name, problem)
+    compare_with_pytorch(torch, name, problem, jax.jit)
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=250, deadline=None, derandomize=True)
 @given(name=st.sampled_from(list(POOLS_OF_PYTORCH)), problem=problems())
 def test_pool_and_its_gradient_are_pytorchs_on_many_random_shapes(torch, name, problem):
-    compare_with_pytorch(torch, name, problem)
+    compare_with_pytorch(torch, name, problem, compile_cheaply)
 
 
 # ---- laws ----

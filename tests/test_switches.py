@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from compiling import compile_cheaply
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
@@ -79,11 +80,6 @@ def test_switches_of_integers(dtype):
     np.testing.assert_array_equal(switches, switches_by_hand(x.astype(float), **statics))
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="PyTorch is an optional oracle: cnnjax[torch]")
-
-
 @st.composite
 def problems(draw):
     rank = draw(st.sampled_from([1, 2, 2, 3]))
@@ -98,7 +94,7 @@ def problems(draw):
     return (2, *spatial, 2), window, {"stride": stride, "padding": padding}
 
 
-def compare_with_pytorch(torch, problem):
+def compare_with_pytorch(torch, problem, jit):
     shape, window, statics = problem
     rank = len(window)
     x = rectified(*shape)
@@ -114,7 +110,7 @@ def compare_with_pytorch(torch, problem):
         values, positions, window, output_size=[2, 2, *shape[1:-1]], **statics
     )
 
-    @jax.jit
+    @jit
     def ours(x):
         y, pull_back, switches = jax.vjp(
             lambda x: max_pool_with_switches(x, window=window, **statics), x, has_aux=True
@@ -133,14 +129,14 @@ def compare_with_pytorch(torch, problem):
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(problem=problems())
 def test_switches_and_unpooling_are_pytorchs(torch, problem):
-    compare_with_pytorch(torch, problem)
+    compare_with_pytorch(torch, problem, jax.jit)
 
 
 @pytest.mark.slow
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(problem=problems())
 def test_switches_and_unpooling_are_pytorchs_on_many_random_shapes(torch, problem):
-    compare_with_pytorch(torch, problem)
+    compare_with_pytorch(torch, problem, compile_cheaply)
 
 
 @cases

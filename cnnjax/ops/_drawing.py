@@ -2,23 +2,29 @@
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import geometry
+from cnnjax.geometry import PerAxis
 from cnnjax.ops import _runs
+from cnnjax.ops._windows import split_axes
 
 Randomness: TypeAlias = Literal["pseudorandom", "random"]
 Regions: TypeAlias = Literal[
     "disjoint", "overlapping_window", "overlapping_edge", "overlapping_edge_clipped"
 ]
 
+Share: TypeAlias = Literal["batch", "image", "channel"]
+Ratio: TypeAlias = float | Sequence[float]
+
 RANDOMNESSES = ("pseudorandom", "random")
+SHARES = ("batch", "image", "channel")
 REGIONS = ("disjoint", "overlapping_window", "overlapping_edge", "overlapping_edge_clipped")
 
 
@@ -140,6 +146,72 @@ class Runs:
         if self.regions != "disjoint":
             ends = jnp.minimum(ends + 1, self.axis.size)
         return starts, ends
+
+
+class Plan(NamedTuple):
+    """A fractional pooling made ready: its input, flat, its runs, and the way back."""
+
+    flat: jax.Array
+    bounds: tuple[_runs.Bounds, ...]
+    axes: tuple[_runs.Drawn, ...]
+    restore: Callable[[jax.Array], jax.Array]
+
+
+def plan_pooling(
+    function: str,
+    x: jax.Array,
+    key: jax.Array | None,
+    output_size: PerAxis | None,
+    ratio: Ratio | None,
+    window: PerAxis | None,
+    randomness: Randomness,
+    regions: Regions,
+    share: Share,
+    u: Any,
+) -> Plan:
+    """Check a call of a fractional pooling and draw its grids; errors name `function`."""
+    if (output_size is None) == (ratio is None):
+        raise ValueError(
+            f"{function}: give output_size or ratio, one of the two, got "
+            f"output_size={output_size!r} and ratio={ratio!r}"
+        )
+    given: Any = ratio if output_size is None else output_size
+    rank = len(given) if isinstance(given, Sequence) else 2
+    batch, spatial, channels = split_axes(function, x.shape, (1,) * rank)
+    if output_size is None:
+        ratios = given if isinstance(given, Sequence) else (given,) * rank
+        sizes = tuple(
+            size_by_ratio(size, check_ratio(function, r))
+            for size, r in zip(spatial, ratios, strict=True)
+        )
+    else:
+        sizes = geometry.per_axis(function, "output_size", output_size, rank)
+    windows: tuple[int | None, ...] = (None,) * rank
+    if window is not None:
+        windows = geometry.per_axis(function, "window", window, rank)
+    all_runs = tuple(
+        Runs.of(function, size, out, w, randomness, regions)
+        for size, out, w in zip(spatial, sizes, windows, strict=True)
+    )
+    geometry.check_name(function, "share", share, SHARES)
+    grids = {"batch": None, "image": batch, "channel": (*batch, channels)}[share]
+    bounds = draw_bounds(function, key, u, randomness, all_runs, grids)
+
+    images = math.prod(batch)
+    # Drawn for each channel, the channels are images of one channel.
+    moved = share == "channel"
+    if moved:
+        flat = jnp.moveaxis(x.reshape(images, *spatial, channels), -1, 1)
+        flat = flat.reshape(images * channels, *spatial, 1)
+    else:
+        flat = x.reshape(images, *spatial, channels)
+
+    def restore(out: jax.Array) -> jax.Array:
+        if moved:
+            out = jnp.moveaxis(out.reshape(images, channels, *sizes), 1, -1)
+        return out.reshape(*batch, *sizes, channels)
+
+    return Plan(flat, bounds, tuple(runs.axis for runs in all_runs), restore)
 
 
 def draw_bounds(

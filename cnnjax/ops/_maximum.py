@@ -10,26 +10,26 @@ the forward pass would give a scatter, which XLA's CPU backend runs pixel by pix
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from cnnjax.ops._memory import kept
 from cnnjax.ops._runs import Axes, Axis, Bounds, Sliding, along, take, touched
 
-# Up to so many regions over one pixel its gradient asks all of them at once; beyond, one axis
-# after another, whose numbers add up instead of multiplying.
-_MOST_COVERING = 16
+# Up to so many pixels a region is searched, and its gradient handed out, in one piece; beyond,
+# one axis after another, whose numbers add up instead of multiplying.
+_MOST_PIXELS = 16
 
 
 def maximum(x: jax.Array, bounds: tuple[Bounds, ...], axes: Axes) -> jax.Array:
     """The maximum of each region, (N, *runs, channels); NaN where a region holds one."""
-    if math.prod(axis.covering for axis in axes) <= _MOST_COVERING:
+    if _in_one_piece(axes):
         return _maximum(x, bounds, axes)
-    for number in reversed(range(len(axes))):
+    for number in touched(axes):
         # The other axes as they are: runs of one pixel.
         alone: list[Axis] = [Sliding(size, size, 1, 1, 0) for size in x.shape[1:-1]]
         edges: list[Bounds] = [()] * len(axes)
@@ -40,10 +40,7 @@ def maximum(x: jax.Array, bounds: tuple[Bounds, ...], axes: Axes) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _maximum(x: jax.Array, bounds: tuple[Bounds, ...], axes: Axes) -> jax.Array:
-    for number in touched(axes):
-        taps = axes[number].taps(x, number + 1, bounds[number], _lowest(x.dtype))
-        x = functools.reduce(jnp.maximum, taps)
-    return x
+    return _largest(x, bounds, axes)
 
 
 @_maximum.defjvp
@@ -62,13 +59,16 @@ def maximum_and_tap(
 
     The places count as if every region had the widest one's shape.
     """
+    if _in_one_piece(axes):
+        out = _largest(x, bounds, axes)
+        return out, kept(functools.partial(_first, bounds, axes), x, out)
     taps = jnp.zeros(x.shape, _tap_dtype(axes))
-    # Axis by axis, the last one first: of the rows that hold the maximum the first one wins, and
-    # in it the first pixel, which is row-major order at F + F instead of F x F comparisons.
+    # The last axis first: of the rows that hold the maximum the first one wins, and in it the
+    # first pixel, which is row-major order at F + F instead of F x F comparisons.
     for number in touched(axes):
         weight = math.prod(axis.widest for axis in axes[number + 1 :])
         stage = functools.partial(_stage, bounds[number], axes[number], number + 1, weight)
-        x, taps = _kept(stage, x, taps)
+        x, taps = kept(stage, x, taps)
     return x, taps
 
 
@@ -80,22 +80,59 @@ def _maximum_and_tap_jvp(axes: Axes, primals: tuple, tangents: tuple) -> tuple[t
     return (out, taps), (_collect(x_dot, taps, bounds, axes), no_tangent)
 
 
+def _in_one_piece(axes: Axes) -> bool:
+    return math.prod(axis.widest for axis in axes) <= _MOST_PIXELS or len(touched(axes)) < 2
+
+
+def _largest(x: jax.Array, bounds: tuple[Bounds, ...], axes: Axes) -> jax.Array:
+    for number in touched(axes):
+        taps = axes[number].taps(x, number + 1, bounds[number], _lowest(x.dtype))
+        x = functools.reduce(jnp.maximum, taps)
+    return x
+
+
+def _first(bounds: tuple[Bounds, ...], axes: Axes, x: jax.Array, maxima: jax.Array) -> jax.Array:
+    """The row-major place within each region of the first pixel that is its maximum."""
+    pixels, seen = [x], [np.ones((1,) * x.ndim, bool)]
+    for number, axis in enumerate(axes):
+        fill = _lowest(x.dtype)
+        pixels = [tap for p in pixels for tap in axis.taps(p, number + 1, bounds[number], fill)]
+        on_axis = [_along_or_all(axis.seen(tap), number + 1, x.ndim) for tap in range(axis.widest)]
+        seen = [before & here for before in seen for here in on_axis]
+    dtype = _tap_dtype(axes)
+    return _first_of(pixels, seen, maxima, list(map(dtype, range(len(pixels)))))
+
+
 def _stage(
     bounds: Bounds, axis: Axis, number: int, weight: int, x: jax.Array, taps: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Reduce one axis, carrying the places found on the axes after it."""
     pixels = axis.taps(x, number, bounds, _lowest(x.dtype))
-    places = axis.taps(taps, number, bounds, 0)
     out = functools.reduce(jnp.maximum, pixels)
-    found = places[-1] + taps.dtype.type((axis.widest - 1) * weight)
-    for place in reversed(range(axis.widest)):
+    places = [
+        later + taps.dtype.type(place * weight)
+        for place, later in enumerate(axis.taps(taps, number, bounds, 0))
+    ]
+    seen = [_along_or_all(axis.seen(place), number, x.ndim) for place in range(axis.widest)]
+    return out, _first_of(pixels, seen, out, places)
+
+
+def _first_of(
+    pixels: list[jax.Array], seen: list[np.ndarray], maxima: jax.Array, places: list[Any]
+) -> jax.Array:
+    """The place of the first pixel that is the maximum."""
+    found = jnp.broadcast_to(places[-1], maxima.shape)
+    for pixel, sees, place in reversed(list(zip(pixels, seen, places, strict=True))):
         # NaN is a maximum that equals nothing, itself included.
-        wins = (pixels[place] == out) | (pixels[place] != pixels[place])
-        seen = axis.seen(place)
-        if seen is not None:  # What lies beyond the ends never wins, as low as all may be.
-            wins = wins & seen.reshape([-1 if i == number else 1 for i in range(x.ndim)])
-        found = jnp.where(wins, places[place] + taps.dtype.type(place * weight), found)
-    return out, found
+        wins = (pixel == maxima) | (pixel != pixel)
+        if not sees.all():  # What lies beyond the ends never wins, as low as all may be.
+            wins = wins & sees
+        found = jnp.where(wins, place, found)
+    return found
+
+
+def _along_or_all(seen: np.ndarray | None, axis: int, ndim: int) -> np.ndarray:
+    return np.ones((1,) * ndim, bool) if seen is None else along(seen, axis, ndim)
 
 
 def pixel_of(
@@ -135,7 +172,8 @@ def _spread(
     for readers in _combinations(axes, bounds):
         value, winner, place = cotangent, taps, 0
         inside: Any = np.ones((1,) * ndim, bool)
-        for number in touched(axes):
+        # The first axis first: the other way around XLA transposes, and copies back.
+        for number in reversed(touched(axes)):
             run, at, sees = readers[number]
             value = take(value, run, number + 1)
             winner = take(winner, run, number + 1)
@@ -162,36 +200,3 @@ def _lowest(dtype: np.dtype) -> Any:
     if jnp.issubdtype(dtype, jnp.floating):
         return -np.inf
     return False if dtype == jnp.bool_ else jnp.iinfo(dtype).min
-
-
-def _kept(function: Callable[..., Any], *arrays: jax.Array) -> Any:
-    """`function(*arrays)`, whose results XLA's CPU backend keeps in memory for all who read them.
-
-    Left alone it would compute them anew inside every reader, several times for each pixel, and
-    it drops `lax.optimization_barrier` before it decides so. It does not look through a
-    conditional; the condition is one that holds always, which the compiler does not see.
-    """
-    if jax.default_backend() != "cpu" or not arrays[0].size:
-        return function(*arrays)
-    condition = _holds(lax.stop_gradient(arrays[0]))
-
-    def zeros(*arrays: jax.Array) -> Any:
-        shapes = jax.eval_shape(function, *arrays)
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
-    return lax.cond(condition, function, zeros, *arrays)
-
-
-@jax.custom_batching.custom_vmap
-def _holds(x: jax.Array) -> jax.Array:
-    if not x.size:
-        return jnp.bool_(True)
-    first = x[(0,) * x.ndim]
-    return (first == first) | (first != first)
-
-
-@_holds.def_vmap
-def _holds_for_all(axis_size: int, in_batched: list[bool], x: jax.Array) -> tuple[jax.Array, bool]:
-    # One condition for all: one each would turn the conditional into a selection.
-    del axis_size, in_batched
-    return _holds(x), False

@@ -7,8 +7,8 @@ over the boundaries of disjoint regions, the last region cut off at the image's 
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,8 @@ import jax.numpy as jnp
 from cnnjax import geometry
 from cnnjax.geometry import PerAxis
 from cnnjax.ops import _drawing, _maximum, _runs, _total
-from cnnjax.ops._drawing import Randomness, Regions
+from cnnjax.ops._drawing import Randomness, Ratio, Regions, Share
 from cnnjax.ops._dtypes import check_mean, wide
-from cnnjax.ops._windows import split_axes
 
 __all__ = [
     "average_over_grids",
@@ -28,11 +27,6 @@ __all__ = [
     "fractional_max_pool_with_switches",
     "fractional_sizes",
 ]
-
-Share: TypeAlias = Literal["batch", "image", "channel"]
-Ratio: TypeAlias = float | Sequence[float]
-
-SHARES = ("batch", "image", "channel")
 
 
 def fractional_max_pool(
@@ -52,9 +46,9 @@ def fractional_max_pool(
     Rows and columns are cut by boundaries that step by k or k + 1 pixels, k = floor(in / out), and
     end at the image's size; a region is the product of a run of rows and a run of columns. The
     output's size is static: one program for all keys, and `vmap` over keys. The gradient goes to
-    each region's first maximum in row-major order. `fractional_boundaries` gives the boundaries:
-    those of axis a come from `jax.random.fold_in(key, a)`, and where grids are not shared, from
-    its `jax.random.split` into one key for each image, or for each image and channel.
+    each region's first maximum in row-major order. The boundaries of axis a are those that
+    `fractional_boundaries` draws from `jax.random.fold_in(key, a)`, or, where images or channels
+    have grids of their own, from its `jax.random.split` into a key for each.
 
     Args:
       x: input of shape (*batch, *spatial, channels); any number of batch axes, none included.
@@ -92,7 +86,7 @@ def fractional_max_pool(
     regions="overlapping_window", share="channel".
     Source: Graham, "Fractional max-pooling" (2014).
     """
-    plan = _plan(
+    plan = _drawing.plan_pooling(
         "fractional_max_pool", x, key, output_size, ratio, window, randomness, regions, share, u
     )
     return plan.restore(_maximum.maximum(plan.flat, plan.bounds, plan.axes))
@@ -139,7 +133,9 @@ def fractional_max_pool_with_switches(
     Source: Graham, "Fractional max-pooling" (2014).
     """
     function = "fractional_max_pool_with_switches"
-    plan = _plan(function, x, key, output_size, ratio, window, randomness, regions, share, u)
+    plan = _drawing.plan_pooling(
+        function, x, key, output_size, ratio, window, randomness, regions, share, u
+    )
     out, taps = _maximum.maximum_and_tap(plan.flat, plan.bounds, plan.axes)
     spatial = plan.flat.shape[1:-1]
     switches = _maximum.pixel_of(taps, plan.bounds, plan.axes, spatial)
@@ -187,7 +183,7 @@ def fractional_avg_pool(
     Source: Graham (2014), of whose regions TensorFlow's `fractional_avg_pool` takes the mean.
     """
     check_mean("fractional_avg_pool", x)
-    plan = _plan(
+    plan = _drawing.plan_pooling(
         "fractional_avg_pool", x, key, output_size, ratio, window, randomness, regions, share, u
     )
     out = _total.total(wide(plan.flat), plan.bounds, plan.axes)
@@ -316,7 +312,7 @@ def average_over_grids(
     >>> average_over_grids(apply, keys, jnp.ones((2, 6, 6, 3))).shape
     (2, 3)
 
-    Source: Graham (2014), section 5: 12 passes cut the error on MNIST by a quarter to a third.
+    Source: Graham (2014), section 5.
     """
     num_grids = _drawing.check_keys("average_over_grids", keys)
     shapes = jax.eval_shape(apply, keys[0], x)
@@ -337,68 +333,3 @@ def average_over_grids(
         every = jax.vmap(apply, in_axes=(0, None))(keys, x)
         total = jax.tree.map(lambda leaf: jnp.sum(wide(leaf), axis=0), every)
     return jax.tree.map(lambda a, leaf: (a / num_grids).astype(leaf.dtype), total, shapes)
-
-
-class _Plan(NamedTuple):
-    """A fractional pooling made ready for `_runs`: its input, its runs, and the way back."""
-
-    flat: jax.Array
-    bounds: tuple[_runs.Bounds, ...]
-    axes: tuple[_runs.Drawn, ...]
-    restore: Callable[[jax.Array], jax.Array]
-
-
-def _plan(
-    function: str,
-    x: jax.Array,
-    key: jax.Array | None,
-    output_size: PerAxis | None,
-    ratio: Ratio | None,
-    window: PerAxis | None,
-    randomness: Randomness,
-    regions: Regions,
-    share: Share,
-    u: Any,
-) -> _Plan:
-    if (output_size is None) == (ratio is None):
-        raise ValueError(
-            f"{function}: give output_size or ratio, one of the two, got "
-            f"output_size={output_size!r} and ratio={ratio!r}"
-        )
-    given: Any = ratio if output_size is None else output_size
-    rank = len(given) if isinstance(given, Sequence) else 2
-    batch, spatial, channels = split_axes(function, x.shape, (1,) * rank)
-    if output_size is None:
-        ratios = given if isinstance(given, Sequence) else (given,) * rank
-        sizes = tuple(
-            _drawing.size_by_ratio(size, _drawing.check_ratio(function, r))
-            for size, r in zip(spatial, ratios, strict=True)
-        )
-    else:
-        sizes = geometry.per_axis(function, "output_size", output_size, rank)
-    windows: tuple[int | None, ...] = (None,) * rank
-    if window is not None:
-        windows = geometry.per_axis(function, "window", window, rank)
-    all_runs = tuple(
-        _drawing.Runs.of(function, size, out, w, randomness, regions)
-        for size, out, w in zip(spatial, sizes, windows, strict=True)
-    )
-    geometry.check_name(function, "share", share, SHARES)
-    grids = {"batch": None, "image": batch, "channel": (*batch, channels)}[share]
-    bounds = _drawing.draw_bounds(function, key, u, randomness, all_runs, grids)
-
-    # Drawn for each channel, the channels are images of one channel.
-    images = math.prod(batch)
-    moved = share == "channel"
-    if moved:
-        flat = jnp.moveaxis(x.reshape(images, *spatial, channels), -1, 1)
-        flat = flat.reshape(images * channels, *spatial, 1)
-    else:
-        flat = x.reshape(images, *spatial, channels)
-
-    def restore(out: jax.Array) -> jax.Array:
-        if moved:
-            out = jnp.moveaxis(out.reshape(images, channels, *sizes), 1, -1)
-        return out.reshape(*batch, *sizes, channels)
-
-    return _Plan(flat, bounds, tuple(runs.axis for runs in all_runs), restore)
