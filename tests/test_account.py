@@ -374,3 +374,31 @@ def test_dtype_of_the_example_reaches_the_function():
 
     assert account(function, SHAPE, dtype=jnp.bfloat16).macs == 50
     assert set(seen) == {np.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_1x1_convolution_is_a_convolution_however_it_is_computed(rank, groups, stride):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            conv1x1 = Conv(6, (1,) * rank, stride=stride, groups=groups, name="squeeze")
+            return nn.Dense(3, name="head")(conv1x1(x))
+
+    costs = account(Net(), (8,) * rank + (4,))
+    squeeze, head = costs.rows
+    assert squeeze.path.endswith("squeeze")
+    assert (squeeze.operation, head.operation) == ("convolution", "dense")
+    assert squeeze.window == squeeze.dilation == (1,) * rank
+    assert squeeze.stride == (stride,) * rank
+    assert squeeze.padding == ((0, 0),) * rank
+    assert squeeze.output_shape == (8 // stride,) * rank + (6,)
+    assert squeeze.macs == (8 // stride) ** rank * 6 * 4 // groups
+
+
+def test_a_1x1_convolution_under_vmap_keeps_its_window():
+    kernel = jnp.ones((1, 1, 4, 6))
+    costs = account(jax.vmap(lambda x: conv(x, kernel)), (8, 8, 4))
+    (row,) = costs.rows
+    assert (row.operation, row.window, row.macs) == ("convolution", (1, 1), 64 * 24)

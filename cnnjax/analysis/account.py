@@ -1,10 +1,12 @@
 """The account of a function: its convolution and dense layers, as the traced program has them.
 
 Nothing is computed and no weights are allocated: the function is traced on shapes, and the
-jaxpr's `conv_general_dilated` and `dot_general` equations are read in execution order.
+jaxpr's `conv_general_dilated` and `dot_general` equations are read in execution order. The latter
+are dense layers, but for those that `cnnjax.ops.conv` makes of 1x1 convolutions.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -166,16 +168,23 @@ def _convolution(equation: core.JaxprEqn, scope: str) -> Row:
     )
 
 
+# JAX writes the transformations around a scope, vmap(scope).
+_POINTWISE = re.compile(r"/?(?:\w+\()*pointwise_convolution_(\d)d\)*$")
+
+
 def _dense(equation: core.JaxprEqn, scope: str) -> Row:
     (contracted, _), _ = equation.params["dimension_numbers"]
     lhs, output = _shape(equation.invars[0]), _shape(equation.outvars[0])
+    # `cnnjax.ops.conv` computes 1x1 convolutions as products, under this name.
+    pointwise = _POINTWISE.search(scope)
+    path, rank = (scope[: pointwise.start()], int(pointwise[1])) if pointwise else (scope, 0)
     return Row(
-        path=scope,
-        operation="dense",
+        path=path,
+        operation="convolution" if pointwise else "dense",
         output_shape=_of_one(output),
-        window=(),
-        stride=(),
-        padding=(),
-        dilation=(),
+        window=(1,) * rank,
+        stride=(1,) * rank,
+        padding=((0, 0),) * rank,
+        dilation=(1,) * rank,
         macs=math.prod(output) * math.prod(lhs[axis] for axis in contracted),
     )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from cnnjax.geometry import Padding, PerAxis
 from cnnjax.ops import _conv_checks as checks
-from cnnjax.ops._conv_forms import correlate
+from cnnjax.ops._conv_forms import correlate, pointwise
 from cnnjax.ops._windows import Windows, check_floating
 
 __all__ = ["conv"]
@@ -63,7 +63,9 @@ def conv(
     check_floating("conv", x=x, kernel=kernel, bias=bias)
     groups = checks.check_groups("conv", groups, windows.channels, kernel.shape)
     checks.check_bias("conv", bias, kernel.shape[-1])
-    out = correlate(x.reshape(windows.flat_shape), kernel, checks.form_of(windows, groups))
+    form = checks.form_of(windows, groups)
+    flat = x.reshape(windows.flat_shape)
+    out = pointwise(flat, kernel) if form.is_pointwise else correlate(flat, kernel, form)
     if bias is not None:
         out = out + jnp.reshape(bias, (1,) * (rank + 1) + (-1,))
     return out.reshape(*windows.batch, *out.shape[1:])
