@@ -243,6 +243,30 @@ def test_jit_equals_eager_and_a_second_call_compiles_nothing(row):
 
 
 @each_row
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_value_and_gradient_promote_no_dtype_in_silence(row, dtype):
+    # As a caller may have set for good; traced alone, since nothing is computed differently.
+    arrays = row.cast(dtype)
+
+    def value_and_gradient(*arrays):
+        floats = row.floats()
+
+        def loss(*floating):
+            for i, array in zip(floats, floating, strict=True):
+                every[i] = array
+            leaves = jax.tree.leaves(row.function()(*every))
+            return sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in leaves)
+
+        every = list(arrays)
+        if not floats:
+            return row.function()(*arrays)
+        return jax.grad(loss, tuple(range(len(floats))))(*(arrays[i] for i in floats))
+
+    with jax.numpy_dtype_promotion("strict"):
+        jax.eval_shape(value_and_gradient, *arrays)
+
+
+@each_row
 def test_vmap_equals_the_batch_or_one_after_another(row):
     function = row.function()
     arrays, axes = stacked(row, row.cast(jnp.float32))

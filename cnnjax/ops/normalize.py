@@ -17,6 +17,7 @@ from jax import lax
 
 from cnnjax import geometry
 from cnnjax.geometry import PerAxis
+from cnnjax.ops._dtypes import wide
 from cnnjax.ops._windows import check_floating, split_axes
 
 __all__ = ["LRN_PRESETS", "local_response_norm", "local_response_norm_within_channel"]
@@ -167,11 +168,11 @@ class _Neighbours(NamedTuple):
 def _normalize(
     x: jax.Array, runs: Sequence[_Neighbours], weight: float, beta: float, k: float
 ) -> jax.Array:
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    energy = jnp.square(wide)
+    widened = wide(x)
+    energy = jnp.square(widened)
     for run in runs:
         energy = _sum_of_neighbours(energy, run)
-    return (wide * _inverse_power(k + weight * energy, beta)).astype(x.dtype)
+    return (widened * _inverse_power(k + weight * energy, beta)).astype(x.dtype)
 
 
 # Beyond this a program of slices takes long to compile, and one reduce-window is as fast.
