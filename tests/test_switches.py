@@ -52,7 +52,7 @@ CASES = {
         (1, 6, 7, 2),
         {"window": (3, 3), "stride": (2, 1), "padding": ((1, 1),) * 2},
     ),
-    "2d_large": ((1, 14, 15, 1), {"window": (12, 13), "stride": (1, 1), "padding": ((0, 0),) * 2}),
+    "2d_large": ((1, 14, 15, 2), {"window": (12, 13), "stride": (1, 1), "padding": ((0, 0),) * 2}),
     "3d": ((1, 4, 3, 5, 2), {"window": (2, 2, 3), "stride": (2, 1, 2), "padding": ((1, 0),) * 3}),
 }
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -158,6 +158,16 @@ def test_last_of_several_values_for_one_pixel_is_kept_and_gets_the_gradient():
     np.testing.assert_array_equal(max_unpool(y, switches, (3,))[:, 0], [2, 0, 4])
     gradient = jax.grad(lambda y: jnp.sum(max_unpool(y, switches, (3,)) ** 2))(y)
     np.testing.assert_array_equal(gradient[:, 0], [0, 4, 0, 8])
+
+
+@cases
+def test_gradient_is_that_of_max_pool(case):
+    shape, statics = case
+    x = jnp.asarray(rectified(*shape), jnp.float32)
+    with_switches = jax.grad(lambda x: jnp.sum(max_pool_with_switches(x, **statics)[0] ** 2))
+    np.testing.assert_allclose(
+        with_switches(x), jax.grad(lambda x: jnp.sum(max_pool(x, **statics) ** 2))(x), rtol=1e-6
+    )
 
 
 def test_unpooling_is_linear_and_its_derivatives_are_finite_differences():

@@ -2,8 +2,9 @@
 
 The gradient of the maximum needs to know which pixel of each region won: its *tap*, the
 row-major place within the region, kept in the smallest integers that hold it. Backwards, each
-pixel asks the few regions that see it whether it won there. That is a gather, where transposing
-the forward pass would give a scatter, which XLA's CPU backend runs pixel by pixel.
+pixel asks the few regions that see it whether it won there: gathers, of all channels at once,
+where transposing the forward pass would give scatters, which XLA's CPU backend runs number by
+number.
 `python -m experiments.benchmark --suite=ops` measures it.
 """
 
@@ -162,11 +163,14 @@ def _collect(
     x_dot: jax.Array, taps: jax.Array, bounds: tuple[Bounds, ...], axes: Axes
 ) -> jax.Array:
     """The value of x_dot at each region's winner."""
-    if _is_plane(x_dot) and x_dot.size < 2**31:
-        spatial = x_dot.shape[1:-1]
-        positions = pixel_of(taps, bounds, axes, spatial)
-        images = np.arange(len(x_dot), dtype=np.int32).reshape((-1,) + (1,) * (x_dot.ndim - 1))
-        places = positions + images * math.prod(spatial)
+    many = math.prod(axis.covering for axis in axes) > _MOST_PIXELS
+    if (_is_plane(x_dot) or many) and x_dot.size < 2**31:
+        *spatial, channels = x_dot.shape[1:]
+        positions = pixel_of(taps, bounds, axes, tuple(spatial))
+        along_others = (1,) * len(spatial)
+        image = np.arange(len(x_dot), dtype=np.int32).reshape(-1, *along_others, 1)
+        channel = np.arange(channels, dtype=np.int32).reshape(1, *along_others, -1)
+        places = (positions + image * math.prod(spatial)) * channels + channel
         return x_dot.reshape(-1).at[places].get(mode="promise_in_bounds")
     # As a transpose: JAX transposes this once more in reverse mode, which gives `_spread` itself,
     # gathers alone.

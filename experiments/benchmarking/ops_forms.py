@@ -211,7 +211,8 @@ def _fractional_max_pool(shape: tuple[int, ...], share: Share) -> Operation:
         )
 
     return Operation(
-        f"fractional max pool {size} to {output_size}, window {window}, a grid a {share}, {shape}",
+        f"fractional max pool {size} to {output_size}, window {window}, a grid for each {share}, "
+        f"{shape}",
         (_rectified(shape),),
         {OURS: ours, PLAIN: plain},
         functools.partial(ops_torch.fractional_max_pool, window=window, output_size=output_size),
