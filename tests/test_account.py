@@ -402,3 +402,33 @@ def test_a_1x1_convolution_under_vmap_keeps_its_window():
     costs = account(jax.vmap(lambda x: conv(x, kernel)), (8, 8, 4))
     (row,) = costs.rows
     assert (row.operation, row.window, row.macs) == ("convolution", (1, 1), 64 * 24)
+
+
+def test_a_depthwise_convolution_is_the_row_that_it_is_by_xla():
+    # Two calls of equal statics, and one of others, under one path: three rows.
+    statics = {"stride": (2, 1), "padding": ((1, 0), (2, 2)), "dilation": (1, 2), "groups": 4}
+
+    def by(convolution):
+        def net(x):
+            x = convolution(x, jnp.ones((3, 3, 1, 8)), **statics)
+            x = convolution(x, jnp.ones((3, 3, 1, 8)), **(statics | {"groups": 8}))
+            return convolution(x, jnp.ones((3, 3, 1, 8)), groups=8, padding=1)
+
+        return account(net, (16, 12, 4))
+
+    def xlas(x, kernel, *, stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1), groups):
+        if padding == 1:
+            padding = ((1, 1), (1, 1))
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            stride,
+            padding,
+            rhs_dilation=dilation,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+
+    ours = by(conv)
+    assert len(ours.rows) == 3
+    assert ours == by(xlas)

@@ -2,7 +2,8 @@
 
 Nothing is computed and no weights are allocated: the function is traced on shapes, and the
 jaxpr's `conv_general_dilated` and `dot_general` equations are read in execution order. The latter
-are dense layers, but for those that `cnnjax.ops.conv` makes of 1x1 convolutions.
+are dense layers, but for those that `cnnjax.ops.conv` makes of 1x1 convolutions. Depthwise ones,
+which on a CPU it makes sums of products, go by their name.
 """
 
 import math
@@ -123,6 +124,8 @@ def _rows(jaxpr: core.Jaxpr, prefix: str) -> Iterator[Row]:
             yield _convolution(equation, scope)
         elif name == "dot_general":
             yield _dense(equation, scope)
+        elif depthwise := _DEPTHWISE.fullmatch(str(equation.params.get("name", ""))):
+            yield _depthwise(equation, scope, depthwise)
         else:
             inner = [row for sub in _sub_jaxprs(equation.params) for row in _rows(sub, scope)]
             if inner and name in ("while", "cond"):
@@ -165,6 +168,31 @@ def _convolution(equation: core.JaxprEqn, scope: str) -> Row:
         padding=tuple(params["padding"]),
         dilation=tuple(params["rhs_dilation"]),
         macs=math.prod(output) * kernel[rhs[1]] * math.prod(window),
+    )
+
+
+# The name that `cnnjax.ops.conv` gives a depthwise convolution which it computes by products.
+_DEPTHWISE = re.compile(
+    r"depthwise_convolution_window(?P<window>[\dx]+)_stride(?P<stride>[\dx]+)"
+    r"_padding(?P<padding>[\dx_]+)_dilation(?P<dilation>[\dx]+)"
+)
+
+
+def _depthwise(equation: core.JaxprEqn, scope: str, name: re.Match[str]) -> Row:
+    output = _shape(equation.outvars[0])
+    window, stride, dilation = (
+        tuple(map(int, name[part].split("x"))) for part in ("window", "stride", "dilation")
+    )
+    pairs = (side.split("_") for side in name["padding"].split("x"))
+    return Row(
+        path=scope,
+        operation="convolution",
+        output_shape=_of_one(output),
+        window=window,
+        stride=stride,
+        padding=tuple((int(low), int(high)) for low, high in pairs),
+        dilation=dilation,
+        macs=math.prod(output) * math.prod(window),
     )
 
 

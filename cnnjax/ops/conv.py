@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from cnnjax.geometry import Padding, PerAxis
 from cnnjax.ops import _conv_checks as checks
 from cnnjax.ops._conv_forms import correlate, pointwise
+from cnnjax.ops._depthwise import depthwise, suits
 from cnnjax.ops._windows import Windows, check_floating
 
 __all__ = ["conv"]
@@ -65,7 +66,12 @@ def conv(
     checks.check_bias("conv", bias, kernel.shape[-1])
     form = checks.form_of(windows, groups)
     flat = x.reshape(windows.flat_shape)
-    out = pointwise(flat, kernel) if form.is_pointwise else correlate(flat, kernel, form)
+    if form.is_pointwise:
+        out = pointwise(flat, kernel)
+    elif suits(kernel, form):
+        out = depthwise(flat, kernel, form)
+    else:
+        out = correlate(flat, kernel, form)
     if bias is not None:
         out = out + jnp.reshape(bias, (1,) * (rank + 1) + (-1,))
     return out.reshape(*windows.batch, *out.shape[1:])
