@@ -7,6 +7,7 @@ x, and `gather_kernel(x, y)`, shaped like the kernel. Each is the gradient of th
 
 import dataclasses
 import functools
+import itertools
 import operator
 from collections.abc import Callable
 
@@ -61,6 +62,27 @@ class Form:
         )
 
     @property
+    def extents(self) -> tuple[int, ...]:
+        """Pixels from the first position's first tap to the last position's last tap, an axis."""
+        return tuple(reach + span - 1 for reach, span in zip(self.reach, self.spans, strict=True))
+
+    @property
+    def margins(self) -> tuple[tuple[int, int], ...]:
+        """Zeros around x, an axis, with which every tap of every position lies on it."""
+        return tuple(
+            (low, max(extent - low - size, 0))
+            for (low, _), extent, size in zip(self.padding, self.extents, self.spatial, strict=True)
+        )
+
+    @property
+    def tap_slices(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """For each tap in row-major order the first pixel and the end of what it sees, an axis."""
+        starts = itertools.product(
+            *(range(0, w * d, d) for w, d in zip(self.window, self.dilation, strict=True))
+        )
+        return [(start, tuple(map(operator.add, start, self.reach))) for start in starts]
+
+    @property
     def is_pointwise(self) -> bool:
         """Whether every pixel is multiplied by one matrix, and nothing else happens."""
         ones = (1,) * self.rank
@@ -111,6 +133,15 @@ class Form:
             kernel_fits
             and ((outputs == dilation == 2 and stride == 1) or size == dilation == stride + 1 > 1)
         )
+
+
+def shifted_taps(x: jax.Array, form: Form) -> list[jax.Array]:
+    """For each tap in row-major order its pixels, (batch, *outputs, channels)."""
+    padded = jnp.pad(x, [(0, 0), *form.margins, (0, 0)])
+    return [
+        lax.slice(padded, (0, *start, 0), (len(x), *end, x.shape[-1]), (1, *form.stride, 1))
+        for start, end in form.tap_slices
+    ]
 
 
 def _convolve(

@@ -6,16 +6,13 @@ slices, products and sums it fuses into one loop over the pixels.
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
-from cnnjax.ops._conv_forms import Form
+from cnnjax.ops._conv_forms import Form, shifted_taps
 from cnnjax.ops._dtypes import wide
 
 # The program grows with the taps.
@@ -46,24 +43,10 @@ def _named(form: Form) -> Callable[[jax.Array, jax.Array], jax.Array]:
 
     def shifted_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
         channels, num_filters = x.shape[-1], kernel.shape[-1]
-        sides = zip(form.padding, form.reach, form.spans, form.spatial, strict=True)
-        margins = [
-            (low, max(reach + span - 1 - low - size, 0), 0) for (low, _), reach, span, size in sides
-        ]
-        padded = lax.pad(x, np.zeros((), x.dtype), [(0, 0, 0), *margins, (0, 0, 0)])
         # One output channel for each filter: those of a channel stand side by side.
-        padded = jnp.repeat(padded, num_filters // channels, axis=-1)
+        taps = shifted_taps(jnp.repeat(x, num_filters // channels, axis=-1), form)
         weights = kernel.reshape(-1, *(1,) * (form.rank + 1), num_filters)
-        starts = itertools.product(
-            *(range(0, w * d, d) for w, d in zip(form.window, form.dilation, strict=True))
-        )
-        products = []
-        for start, weight in zip(starts, weights, strict=True):
-            ends = (first + reach for first, reach in zip(start, form.reach, strict=True))
-            tap = lax.slice(
-                padded, (0, *start, 0), (len(x), *ends, num_filters), (1, *form.stride, 1)
-            )
-            products.append(wide(tap) * wide(weight))
+        products = [wide(tap) * wide(weight) for tap, weight in zip(taps, weights, strict=True)]
         return functools.reduce(jnp.add, products).astype(x.dtype)
 
     padding = "x".join(f"{low}_{high}" for low, high in form.padding)

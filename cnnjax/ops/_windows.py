@@ -84,20 +84,6 @@ class Windows:
         """The input's shape with one batch axis."""
         return (math.prod(self.batch), *self.spatial, self.channels)
 
-    @property
-    def reaching_padding(self) -> tuple[tuple[int, int], ...]:
-        """The padding, and on the high side what fit="ceil" lets the last window hang over."""
-        ends = (
-            (out - 1) * s + geometry.window_span(w, d)
-            for out, s, w, d in zip(
-                self.outputs, self.stride, self.window, self.dilation, strict=True
-            )
-        )
-        return tuple(
-            (low, max(high, end - size - low))
-            for end, size, (low, high) in zip(ends, self.spatial, self.padding, strict=True)
-        )
-
 
 def split_axes(
     function: str, shape: Sequence[int], window: tuple[int, ...]

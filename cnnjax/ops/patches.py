@@ -1,6 +1,5 @@
 """Convolution as a matrix product: patches as rows, patches put back, and the dense matrix."""
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -12,6 +11,7 @@ from jax import lax
 from cnnjax import geometry
 from cnnjax.geometry import Padding, PerAxis
 from cnnjax.ops import _conv_checks as checks
+from cnnjax.ops._conv_forms import shifted_taps
 from cnnjax.ops._windows import Windows, check_floating
 
 __all__ = ["conv_as_matmul", "conv_matrix", "extract_patches", "fold_patches"]
@@ -283,30 +283,6 @@ def _tap_between(windows: Windows) -> np.ndarray:
     return np.where(joined, tap, windows.taps)
 
 
-def _reach(windows: Windows) -> tuple[int, ...]:
-    """Pixels from the first position's first tap to the last position's first tap, an axis."""
-    return tuple(
-        geometry.window_span(n, s) for n, s in zip(windows.outputs, windows.stride, strict=True)
-    )
-
-
-def _extents(windows: Windows) -> tuple[int, ...]:
-    """Pixels from the first position's first tap to the last position's last tap, an axis."""
-    return tuple(
-        reach + geometry.window_span(w, d) - 1
-        for reach, w, d in zip(_reach(windows), windows.window, windows.dilation, strict=True)
-    )
-
-
-def _tap_slices(windows: Windows) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """For each tap in row-major order the first pixel and the end of what it sees, an axis."""
-    starts = itertools.product(
-        *(range(0, w * d, d) for w, d in zip(windows.window, windows.dilation, strict=True))
-    )
-    reach = _reach(windows)
-    return [(start, tuple(map(sum, zip(start, reach, strict=True)))) for start in starts]
-
-
 def _tap_indices(windows: Windows) -> tuple[np.ndarray, ...]:
     """For each axis the pixels of the extent that positions (first axes) and taps (last) see."""
     rank = windows.rank
@@ -323,26 +299,19 @@ def _tap_indices(windows: Windows) -> tuple[np.ndarray, ...]:
 
 def _extract(x: jax.Array, windows: Windows) -> jax.Array:
     """Patches of (batch, *spatial, channels)."""
-    extents = _extents(windows)
-    margins = [
-        (low, max(extent - low - size, 0))
-        for (low, _), extent, size in zip(windows.padding, extents, windows.spatial, strict=True)
-    ]
-    x = jnp.pad(x, [(0, 0), *margins, (0, 0)])
-    if windows.taps > _MOST_SLICES:
-        patches = x.at[(slice(None), *_tap_indices(windows))].get(mode="promise_in_bounds")
-        return patches.reshape(len(x), *windows.outputs, windows.taps * windows.channels)
-    taps = [
-        lax.slice(x, (0, *start, 0), (len(x), *end, windows.channels), (1, *windows.stride, 1))
-        for start, end in _tap_slices(windows)
-    ]
-    return jnp.concatenate(taps, axis=-1)
+    form = checks.form_of(windows, 1)
+    if windows.taps <= _MOST_SLICES:
+        return jnp.concatenate(shifted_taps(x, form), axis=-1)
+    x = jnp.pad(x, [(0, 0), *form.margins, (0, 0)])
+    patches = x.at[(slice(None), *_tap_indices(windows))].get(mode="promise_in_bounds")
+    return patches.reshape(len(x), *windows.outputs, windows.taps * windows.channels)
 
 
 def _fold(patches: jax.Array, windows: Windows) -> jax.Array:
     """The adjoint of `_extract`."""
     channels = patches.shape[-1] // windows.taps
-    extents = _extents(windows)
+    form = checks.form_of(windows, 1)
+    extents = form.extents
     if windows.taps > _MOST_SLICES:
         blocks = patches.reshape(len(patches), *windows.outputs, *windows.window, channels)
         total = jnp.zeros((len(patches), *extents, channels), patches.dtype)
@@ -351,7 +320,7 @@ def _fold(patches: jax.Array, windows: Windows) -> jax.Array:
     else:
         zero = jnp.zeros((), patches.dtype)
         parts = []
-        for tap, (start, end) in enumerate(_tap_slices(windows)):
+        for tap, (start, end) in enumerate(form.tap_slices):
             margins = [
                 (first, extent - last, step - 1)
                 for first, last, extent, step in zip(
