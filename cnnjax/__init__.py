@@ -1,9 +1,9 @@
 """cnnjax: a laboratory for convolutional networks in JAX.
 
 Pure functions (`cnnjax.ops`), closed-form geometry (`cnnjax.geometry`,
-`cnnjax.receptive_field`), an account of what any JAX function costs (`cnnjax.analysis`),
-Flax modules (`cnnjax.models`), datasets by name (`cnnjax.data`), training as one XLA program
-(`cnnjax.training`) and intervals (`cnnjax.stats`).
+`cnnjax.receptive_field`), what any JAX function sees and costs (`cnnjax.analysis`), Flax modules
+(`cnnjax.models`), the layer-pattern language (`cnnjax.pattern`), datasets by name
+(`cnnjax.data`), training as one XLA program (`cnnjax.training`) and intervals (`cnnjax.stats`).
 
 Submodules load on first use, so that `import cnnjax` costs nothing and `cnnjax.ops` never
 loads Flax or TensorFlow Datasets.
@@ -20,6 +20,7 @@ _SUBMODULES = (
     "geometry",
     "models",
     "ops",
+    "pattern",
     "receptive_field",
     "stats",
     "training",

@@ -21,7 +21,7 @@ ROWS = {
     "cnnjax.files": 0,
     "cnnjax.ops": 1,
     "cnnjax.analysis": 2,
-    "cnnjax.pattern": 2,
+    "cnnjax.pattern": 4,
     "cnnjax.models": 3,
     "cnnjax.surgery": 4,
     "cnnjax.weights": 4,
