@@ -17,6 +17,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from cnnjax import geometry
+from cnnjax.ops._layers import as_layer, layer_name
 
 # Products of input and output channels a group up to which XLA's own loop nest beats Eigen.
 _TINY_GROUP = 16
@@ -270,12 +271,16 @@ def _gather_kernel(x: jax.Array, y: jax.Array, form: Form) -> jax.Array:
 def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A 1x1 convolution as the matrix product that it is, faster than XLA's convolution.
 
-    `cnnjax.analysis` knows it by the name of its scope: in the traced program nothing else tells
-    it from a dense layer.
+    Its name tells it from a dense layer; nothing else in the traced program does.
     """
-    with jax.named_scope(f"pointwise_convolution_{kernel.ndim - 2}d"):
-        matrix = kernel.reshape(kernel.shape[-2:])
-        return lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())))
+    ones = (1,) * (kernel.ndim - 2)
+    name = layer_name("convolution", ones, ones, ((0, 0),) * len(ones), ones)
+    return as_layer(_matrix_product, name)(x, kernel)
+
+
+def _matrix_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    matrix = kernel.reshape(kernel.shape[-2:])
+    return lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())))
 
 
 def _product_rule(map_: Callable, first: Callable, second: Callable) -> Callable:

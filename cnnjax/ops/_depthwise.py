@@ -7,13 +7,13 @@ slices, products and sums it fuses into one loop over the pixels.
 
 import functools
 import math
-from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 
 from cnnjax.ops._conv_forms import Form, shifted_taps
 from cnnjax.ops._dtypes import wide
+from cnnjax.ops._layers import as_layer, layer_name
 
 # The program grows with the taps.
 _MOST_TAPS = 64
@@ -31,31 +31,14 @@ def suits(kernel: jax.Array, form: Form) -> bool:
 
 def depthwise(x: jax.Array, kernel: jax.Array, form: Form) -> jax.Array:
     """Each channel of (batch, *spatial, channels) with the filters of its own."""
-    return _named(form)(x, kernel)
+    name = layer_name("convolution", form.window, form.stride, form.padding, form.dilation)
+    return as_layer(_shifted_products, name, form=form)(x, kernel)
 
 
-@functools.cache
-def _named(form: Form) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The sum of products as one equation of a traced program, under a name that tells it all.
-
-    `cnnjax.analysis` reads the name: slices and products would tell it nothing.
-    """
-
-    def shifted_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        channels, num_filters = x.shape[-1], kernel.shape[-1]
-        # One output channel for each filter: those of a channel stand side by side.
-        taps = shifted_taps(jnp.repeat(x, num_filters // channels, axis=-1), form)
-        weights = kernel.reshape(-1, *(1,) * (form.rank + 1), num_filters)
-        products = [wide(tap) * wide(weight) for tap, weight in zip(taps, weights, strict=True)]
-        return functools.reduce(jnp.add, products).astype(x.dtype)
-
-    padding = "x".join(f"{low}_{high}" for low, high in form.padding)
-    shifted_products.__name__ = (
-        f"depthwise_convolution_window{_times(form.window)}_stride{_times(form.stride)}"
-        f"_padding{padding}_dilation{_times(form.dilation)}"
-    )
-    return jax.jit(shifted_products)
-
-
-def _times(numbers: Iterable[int]) -> str:
-    return "x".join(map(str, numbers))
+def _shifted_products(x: jax.Array, kernel: jax.Array, *, form: Form) -> jax.Array:
+    channels, num_filters = x.shape[-1], kernel.shape[-1]
+    # One output channel for each filter: those of a channel stand side by side.
+    taps = shifted_taps(jnp.repeat(x, num_filters // channels, axis=-1), form)
+    weights = kernel.reshape(-1, *(1,) * (form.rank + 1), num_filters)
+    products = [wide(tap) * wide(weight) for tap, weight in zip(taps, weights, strict=True)]
+    return functools.reduce(jnp.add, products).astype(x.dtype)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnjax.ops._layers import ALWAYS_HOLDS, as_layer
+
 
 def kept(function: Callable[..., Any], *arrays: jax.Array) -> Any:
     """`function(*arrays)`, whose results XLA's CPU backend keeps in memory for all who read them.
@@ -30,8 +32,11 @@ def kept(function: Callable[..., Any], *arrays: jax.Array) -> Any:
 def _holds(x: jax.Array) -> jax.Array:
     if not x.size:
         return jnp.bool_(True)
-    first = x[(0,) * x.ndim]
-    return (first == first) | (first != first)
+    return as_layer(_equals_itself_or_not, ALWAYS_HOLDS)(x[(0,) * x.ndim])
+
+
+def _equals_itself_or_not(value: jax.Array) -> jax.Array:
+    return (value == value) | (value != value)
 
 
 @_holds.def_vmap

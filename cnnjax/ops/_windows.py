@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from cnnjax import geometry
 from cnnjax.geometry import Fit, Padding, PerAxis
+from cnnjax.ops._layers import layer_name
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Windows:
     padding: tuple[tuple[int, int], ...]
     dilation: tuple[int, ...]
     outputs: tuple[int, ...]
+
+    def named(self, operation: str) -> str:
+        """The name of a layer with these windows."""
+        return layer_name(operation, self.window, self.stride, self.padding, self.dilation)
 
     @classmethod
     def of(

@@ -18,6 +18,7 @@ from cnnjax.geometry import PerAxis
 from cnnjax.ops import _drawing, _maximum, _runs, _total
 from cnnjax.ops._drawing import Randomness, Ratio, Regions, Share
 from cnnjax.ops._dtypes import check_mean, wide
+from cnnjax.ops._layers import as_layer, layer_name
 
 __all__ = [
     "average_over_grids",
@@ -89,7 +90,8 @@ def fractional_max_pool(
     plan = _drawing.plan_pooling(
         "fractional_max_pool", x, key, output_size, ratio, window, randomness, regions, share, u
     )
-    return plan.restore(_maximum.maximum(plan.flat, plan.bounds, plan.axes))
+    pool = as_layer(_maximum.maximum, layer_name("fractional_max_pool"), axes=plan.axes)
+    return plan.restore(pool(plan.flat, plan.bounds))
 
 
 def fractional_max_pool_with_switches(
@@ -136,10 +138,16 @@ def fractional_max_pool_with_switches(
     plan = _drawing.plan_pooling(
         function, x, key, output_size, ratio, window, randomness, regions, share, u
     )
-    out, taps = _maximum.maximum_and_tap(plan.flat, plan.bounds, plan.axes)
-    spatial = plan.flat.shape[1:-1]
-    switches = _maximum.pixel_of(taps, plan.bounds, plan.axes, spatial)
+    pool = as_layer(_max_with_switches, layer_name(function), axes=plan.axes)
+    out, switches = pool(plan.flat, plan.bounds)
     return plan.restore(out), plan.restore(switches)
+
+
+def _max_with_switches(
+    x: jax.Array, bounds: tuple[_runs.Bounds, ...], *, axes: _runs.Axes
+) -> tuple[jax.Array, jax.Array]:
+    out, taps = _maximum.maximum_and_tap(x, bounds, axes)
+    return out, _maximum.pixel_of(taps, bounds, axes, x.shape[1:-1])
 
 
 def fractional_avg_pool(
@@ -186,10 +194,17 @@ def fractional_avg_pool(
     plan = _drawing.plan_pooling(
         "fractional_avg_pool", x, key, output_size, ratio, window, randomness, regions, share, u
     )
-    out = _total.total(wide(plan.flat), plan.bounds, plan.axes)
-    for number, (starts, ends) in enumerate(plan.bounds):
+    pool = as_layer(_mean_of_regions, layer_name("fractional_avg_pool"), axes=plan.axes)
+    return plan.restore(pool(plan.flat, plan.bounds))
+
+
+def _mean_of_regions(
+    x: jax.Array, bounds: tuple[_runs.Bounds, ...], *, axes: _runs.Axes
+) -> jax.Array:
+    out = _total.total(wide(x), bounds, axes)
+    for number, (starts, ends) in enumerate(bounds):
         out = out / _runs.along(ends - starts, number + 1, out.ndim).astype(out.dtype)
-    return plan.restore(out.astype(x.dtype))
+    return out.astype(x.dtype)
 
 
 def fractional_boundaries(

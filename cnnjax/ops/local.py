@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from cnnjax import geometry
 from cnnjax.geometry import Padding, PerAxis
 from cnnjax.ops import _conv_checks as checks
+from cnnjax.ops._layers import as_layer
 from cnnjax.ops._windows import Windows, check_floating
 from cnnjax.ops.patches import extract_patches
 
@@ -78,12 +79,22 @@ def locally_connected(
             f"kernels needs these sizes in front, got shape {kernels.shape}"
         )
     groups = checks.check_groups(name, groups, windows.channels, kernel_shape)
-    in_group, num_filters = kernel_shape[-2:]
+    num_filters = kernel_shape[-1]
     if bias is not None and bias.shape not in ((num_filters,), (*outputs, num_filters)):
         raise ValueError(
             f"{name}: bias must have shape ({num_filters},) or {(*outputs, num_filters)}, got "
             f"{bias.shape}"
         )
+    layer = as_layer(_own_products, windows.named(name), windows=windows, groups=groups)
+    out = layer(x, kernels)
+    if bias is not None:
+        out = out + jnp.reshape(bias, (1,) * (out.ndim - bias.ndim) + bias.shape)
+    return out
+
+
+def _own_products(x: jax.Array, kernels: jax.Array, *, windows: Windows, groups: int) -> jax.Array:
+    """The product of each position's patch and its own kernel."""
+    in_group, num_filters = kernels.shape[-2:]
     patches = extract_patches(
         x.reshape(windows.flat_shape),
         windows.window,
@@ -91,16 +102,13 @@ def locally_connected(
         padding=windows.padding,
         dilation=windows.dilation,
     )
-    num_positions = math.prod(outputs)
+    num_positions = math.prod(windows.outputs)
     out = jnp.einsum(
         "nutgc,utcgk->nugk",
         patches.reshape(len(patches), num_positions, windows.taps, groups, in_group),
         kernels.reshape(num_positions, windows.taps, in_group, groups, num_filters // groups),
     )
-    out = out.reshape(*windows.batch, *outputs, num_filters)
-    if bias is not None:
-        out = out + jnp.reshape(bias, (1,) * (out.ndim - bias.ndim) + bias.shape)
-    return out
+    return out.reshape(*windows.batch, *windows.outputs, num_filters)
 
 
 def unshare(kernel: jax.Array, output_shape: PerAxis) -> jax.Array:

@@ -18,6 +18,7 @@ from jax import lax
 from cnnjax import geometry
 from cnnjax.geometry import PerAxis
 from cnnjax.ops._dtypes import wide
+from cnnjax.ops._layers import as_layer, layer_name
 from cnnjax.ops._windows import check_floating, split_axes
 
 __all__ = ["LRN_PRESETS", "local_response_norm", "local_response_norm_within_channel"]
@@ -97,7 +98,9 @@ def local_response_norm(
     check_floating(function, x=x)
     _check_numbers(function, alpha=alpha, beta=beta, k=k)
     weight = alpha / size if alpha_over == "mean" else alpha
-    return _normalize(x, [_Neighbours(x.ndim - 1, size)], float(weight), float(beta), float(k))
+    settings = {"weight": float(weight), "beta": float(beta), "k": float(k)}
+    runs = (_Neighbours(x.ndim - 1, size),)
+    return as_layer(_normalize, layer_name("local_response_norm"), runs=runs, **settings)(x)
 
 
 def local_response_norm_within_channel(
@@ -150,8 +153,10 @@ def local_response_norm_within_channel(
     _check_numbers(function, alpha=alpha, beta=beta, k=k)
     first = x.ndim - 1 - rank
     # Sums of sums, an axis at a time: F + F additions a pixel instead of F x F.
-    runs = [_Neighbours(first + i, windows[i]) for i in reversed(range(rank))]
-    return _normalize(x, runs, float(alpha) / math.prod(windows), float(beta), float(k))
+    runs = tuple(_Neighbours(first + i, windows[i]) for i in reversed(range(rank)))
+    weight = float(alpha) / math.prod(windows)
+    settings = {"weight": weight, "beta": float(beta), "k": float(k)}
+    return as_layer(_normalize, layer_name(function), runs=runs, **settings)(x)
 
 
 class _Neighbours(NamedTuple):
@@ -166,7 +171,7 @@ class _Neighbours(NamedTuple):
 
 
 def _normalize(
-    x: jax.Array, runs: Sequence[_Neighbours], weight: float, beta: float, k: float
+    x: jax.Array, *, runs: Sequence[_Neighbours], weight: float, beta: float, k: float
 ) -> jax.Array:
     widened = wide(x)
     energy = jnp.square(widened)

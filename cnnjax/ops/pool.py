@@ -11,6 +11,7 @@ from cnnjax import geometry
 from cnnjax.geometry import Fit, Padding, PerAxis
 from cnnjax.ops import _maximum, _runs, _total
 from cnnjax.ops._dtypes import check_mean, wide
+from cnnjax.ops._layers import as_layer, layer_name
 from cnnjax.ops._windows import Windows
 
 __all__ = ["avg_pool", "global_avg_pool", "global_max_pool", "l2_pool", "max_pool"]
@@ -54,6 +55,10 @@ def max_pool(
     windows, `avg_pool` takes the mean and must decide whether padding counts.
     """
     windows = pool_windows("max_pool", x, window, stride, padding, fit)
+    return as_layer(_max_pool, windows.named("max_pool"), windows=windows)(x)
+
+
+def _max_pool(x: jax.Array, *, windows: Windows) -> jax.Array:
     axes = sliding_axes(windows)
     out = _maximum.maximum(x.reshape(windows.flat_shape), ((),) * windows.rank, axes)
     return out.reshape(*windows.batch, *windows.outputs, windows.channels)
@@ -95,6 +100,11 @@ def avg_pool(
     """
     check_mean("avg_pool", x)
     windows = pool_windows("avg_pool", x, window, stride, padding, fit)
+    name = windows.named("avg_pool")
+    return as_layer(_avg_pool, name, windows=windows, count_padding=bool(count_padding))(x)
+
+
+def _avg_pool(x: jax.Array, *, windows: Windows, count_padding: bool) -> jax.Array:
     count = _pixels_counted(windows, count_padding)
     total = _window_sum(wide(x), windows)
     return (total / jnp.asarray(count, total.dtype)).astype(x.dtype)
@@ -139,6 +149,10 @@ def l2_pool(
     """
     check_mean("l2_pool", x)
     windows = pool_windows("l2_pool", x, window, stride, padding, fit)
+    return as_layer(_l2_pool, windows.named("l2_pool"), windows=windows)(x)
+
+
+def _l2_pool(x: jax.Array, *, windows: Windows) -> jax.Array:
     squares = _window_sum(jnp.square(wide(x)), windows)
     zero = squares == 0
     # The root of one instead of zero: the branch not taken has a gradient too, and 0 * inf is NaN.
@@ -169,8 +183,12 @@ def global_max_pool(x: jax.Array, *, num_spatial_axes: int = 2) -> jax.Array:
     Source: Oquab et al., "Is object localization for free?" (2015).
     """
     batch, pixels = _whole_image("global_max_pool", x, num_spatial_axes)
-    flat = x.reshape(math.prod(batch), pixels, x.shape[-1])
-    return _first_maximum(flat).reshape(*batch, x.shape[-1])
+    shape = (math.prod(batch), pixels, x.shape[-1])
+    return as_layer(_global_max, layer_name("global_max_pool"), batch=batch, shape=shape)(x)
+
+
+def _global_max(x: jax.Array, *, batch: tuple[int, ...], shape: tuple[int, ...]) -> jax.Array:
+    return _first_maximum(x.reshape(shape)).reshape(*batch, shape[-1])
 
 
 def global_avg_pool(x: jax.Array, *, num_spatial_axes: int = 2) -> jax.Array:
@@ -195,8 +213,12 @@ def global_avg_pool(x: jax.Array, *, num_spatial_axes: int = 2) -> jax.Array:
     """
     check_mean("global_avg_pool", x)
     batch, pixels = _whole_image("global_avg_pool", x, num_spatial_axes)
-    flat = wide(x).reshape(*batch, pixels, x.shape[-1])
-    return (jnp.sum(flat, axis=-2) / pixels).astype(x.dtype)
+    shape = (*batch, pixels, x.shape[-1])
+    return as_layer(_global_mean, layer_name("global_avg_pool"), shape=shape)(x)
+
+
+def _global_mean(x: jax.Array, *, shape: tuple[int, ...]) -> jax.Array:
+    return (jnp.sum(wide(x).reshape(shape), axis=-2) / shape[-2]).astype(x.dtype)
 
 
 def pool_windows(

@@ -10,6 +10,8 @@ import numpy as np
 from cnnjax import geometry
 from cnnjax.geometry import Fit, Padding, PerAxis
 from cnnjax.ops import _maximum, _runs
+from cnnjax.ops._layers import as_layer, layer_name
+from cnnjax.ops._windows import Windows
 from cnnjax.ops.pool import pool_windows, sliding_axes
 
 __all__ = ["max_pool_with_switches", "max_unpool"]
@@ -49,6 +51,11 @@ def max_pool_with_switches(
     Source: Zeiler and Fergus, "Visualizing and understanding convolutional networks" (2013).
     """
     windows = pool_windows("max_pool_with_switches", x, window, stride, padding, fit)
+    name = windows.named("max_pool_with_switches")
+    return as_layer(_max_pool_with_switches, name, windows=windows)(x)
+
+
+def _max_pool_with_switches(x: jax.Array, *, windows: Windows) -> tuple[jax.Array, jax.Array]:
     axes = sliding_axes(windows)
     nothing: tuple[_runs.Bounds, ...] = ((),) * windows.rank
     out, taps = _maximum.maximum_and_tap(x.reshape(windows.flat_shape), nothing, axes)
@@ -117,11 +124,12 @@ def max_unpool(y: jax.Array, switches: jax.Array, output_shape: Sequence[int]) -
             )
     batch, channels = y.shape[: -rank - 1], y.shape[-1]
     flat = (math.prod(batch), math.prod(y.shape[-rank - 1 : -1]), channels)
-    out = _place(y.reshape(flat), switches.reshape(flat).astype(jnp.int32), num_pixels)
+    place = as_layer(_place, layer_name("max_unpool"), num_pixels=num_pixels)
+    out = place(y.reshape(flat), switches.reshape(flat).astype(jnp.int32))
     return out.reshape(*batch, *sizes, channels)
 
 
-def _place(y: jax.Array, switches: jax.Array, num_pixels: int) -> jax.Array:
+def _place(y: jax.Array, switches: jax.Array, *, num_pixels: int) -> jax.Array:
     """(N, values, channels) to (N, num_pixels, channels): the last value of each pixel."""
     images, values, channels = y.shape
     image = np.arange(images).reshape(-1, 1, 1)

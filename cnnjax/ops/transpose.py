@@ -9,6 +9,7 @@ from cnnjax import geometry
 from cnnjax.geometry import Padding, PerAxis
 from cnnjax.ops import _conv_checks as checks
 from cnnjax.ops._conv_forms import gather_kernel, spread
+from cnnjax.ops._layers import as_layer
 from cnnjax.ops._windows import Windows, check_floating
 
 __all__ = ["conv_input_gradient", "conv_kernel_gradient", "conv_transpose"]
@@ -89,7 +90,9 @@ def conv_transpose(
     windows = checks.windows_over(
         name, sizes, kernel.shape[:-2], stride=stride, padding=padding, dilation=dilation
     )
-    out = spread(checks.flatten_batch(y, rank), kernel, checks.form_of(windows, groups))
+    form = checks.form_of(windows, groups)
+    transposed = as_layer(spread, windows.named("transposed_convolution"), form=form)
+    out = transposed(checks.flatten_batch(y, rank), kernel)
     if bias is not None:
         out = out + jnp.reshape(bias, (1,) * (rank + 1) + (-1,))
     return out.reshape(*batch, *sizes, channels)
