@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from cnnjax import ops
 from cnnjax.analysis import account
 from cnnjax.models import Conv, StackNet
 from cnnjax.ops import avg_pool, conv, max_pool
@@ -63,7 +64,7 @@ def zeros(*shape):
 
 
 def a_layer(x):
-    return conv(x, zeros(3, 3, 2, 2), padding=1)
+    return conv(x, jnp.ones((3, 3, 2, 2)).astype(x.dtype), padding=1)
 
 
 def only_row(function, input_shape):
@@ -94,24 +95,44 @@ def test_parameters_and_macs_are_the_published_ones(network, shape, parameters, 
 
 def test_vgg16_rows_are_those_of_the_course_notes():
     # CS231n notes, VGG-16 in detail: values H*W*C and weights without biases, row by row.
-    rows = account(Vgg16(), (224, 224, 3)).rows
-    assert [row.activation_values for row in rows] == [
-        *[3_211_264] * 2,
-        *[1_605_632] * 2,
-        *[802_816] * 3,
-        *[401_408] * 3,
-        *[100_352] * 3,
-        4096,
-        4096,
-        1000,
+    counted = account(Vgg16(), (224, 224, 3))
+    rows = counted.rows
+    assert [(row.operation, row.activation_values) for row in rows] == [
+        *[("convolution", 3_211_264)] * 2,
+        ("max_pool", 802_816),
+        *[("convolution", 1_605_632)] * 2,
+        ("max_pool", 401_408),
+        *[("convolution", 802_816)] * 3,
+        ("max_pool", 200_704),
+        *[("convolution", 401_408)] * 3,
+        ("max_pool", 100_352),
+        *[("convolution", 100_352)] * 3,
+        ("max_pool", 25_088),
+        *[("dense", 4096), ("dense", 4096), ("dense", 1000)],
     ]
-    # MACs over positions are the weights: what a dense layer holds, and a convolution shares.
-    positions = [math.prod(row.output_shape[:-1]) for row in rows]
-    assert [row.macs // n for row, n in zip(rows, positions, strict=True)] == [
+    weights = [
         *[1_728, 36_864, 73_728, 147_456, 294_912, 589_824, 589_824, 1_179_648],
         *[2_359_296] * 5,
         *[102_760_448, 16_777_216, 4_096_000],
     ]
+    weighted = [row for row in rows if row.macs]
+    # MACs over positions are the weights: what a dense layer holds, and a convolution shares.
+    positions = [math.prod(row.output_shape[:-1]) for row in weighted]
+    assert [row.macs // n for row, n in zip(weighted, positions, strict=True)] == weights
+    biases = [row.output_shape[-1] for row in weighted]
+    assert [row.parameters - b for row, b in zip(weighted, biases, strict=True)] == weights
+    # The rows sum to this (FACTS of the notes' own rows; the 24 M they print do not).
+    assert counted.volume_values == 15_237_608
+    assert round(counted.volume_bytes / 2**20, 1) == 58.1
+
+
+def test_vgg16_rows_see_what_araujos_table_says():
+    rows = account(Vgg16(), (224, 224, 3)).rows
+    pools = [row.receptive_field for row in rows if row.operation == "max_pool"]
+    assert [(f.size[0], f.stride[0], f.padding[0]) for f in pools] == [
+        *[(6, 2, 2), (16, 4, 6), (44, 8, 18), (100, 16, 42), (212, 32, 90)],
+    ]
+    assert all(row.receptive_field.whole for row in rows[-3:])
 
 
 def test_activation_values_of_vgg16_are_timms_macts():
@@ -199,18 +220,152 @@ def test_rows_come_in_execution_order_and_their_sums_are_the_totals():
     assert counted.activation_values == 50 + 3
 
 
-def test_bias_norm_and_pooling_are_no_rows():
+def test_bias_activation_and_norm_are_flops_of_the_row_whose_volume_they_change():
     def function(x):
-        return max_pool(nn.relu(x + zeros(1, 1, 1, 2)) * jnp.sqrt(jnp.var(x)), window=2)
+        x = conv(x, jnp.ones((3, 3, 2, 4)), jnp.ones(4), padding=1)
+        return nn.relu(x)
 
-    counted = account(function, SHAPE)
-    assert counted.rows == ()
-    assert counted.macs == counted.activation_values == counted.parameters == 0
+    # 5 x 5 x 4 numbers: one addition and one comparison each.
+    counted = account(lambda variables, x: function(x), SHAPE, variables={})
+    assert counted.bias_flops + counted.other_flops == 200
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = Conv(4, (3, 3), padding=1, name="conv")(x)
+            x = nn.BatchNorm(use_running_average=True, name="norm")(x)
+            return max_pool(nn.relu(x), window=2)
+
+    convolution, norm, pool = account(Net(), SHAPE).rows
+    assert (convolution.macs, convolution.bias_flops, convolution.other_flops) == (1800, 100, 0)
+    assert (convolution.parameters, norm.parameters, pool.parameters) == (76, 8, 0)
+    # Less the mean, times the scale, plus the shift; the ReLU comes after.
+    assert (norm.operation, norm.path, norm.macs) == ("normalization", "Net/norm", 0)
+    assert norm.other_flops == 4 * 100
+    # Pairs within the 5 rows, then of those: 5 x 2 + 2 x 2 comparisons in each of 4 channels.
+    assert (pool.operation, pool.output_shape, pool.other_flops) == ("max_pool", (2, 2, 4), 56)
+
+
+def test_places_where_paths_meet_are_rows():
+    def function(x):
+        y = a_layer(x)
+        return jnp.concatenate([x + y, y], axis=-1)
+
+    rows = account(function, SHAPE).rows
+    assert [(row.operation, row.output_shape) for row in rows] == [
+        ("convolution", (5, 5, 2)),
+        ("add", (5, 5, 2)),
+        ("concatenate", (5, 5, 4)),
+    ]
+    assert [row.receptive_field.axes[0].smallest for row in rows] == [3, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("function", "operation", "shape"),
+    [
+        (lambda x: max_pool(x, window=3, stride=2, padding=1), "max_pool", (3, 3, 2)),
+        (lambda x: avg_pool(x, window=3, stride=2, padding=1), "avg_pool", (3, 3, 2)),
+        (lambda x: ops.l2_pool(x, window=3, stride=2, padding=1), "l2_pool", (3, 3, 2)),
+        (
+            lambda x: ops.max_pool_with_switches(x, window=3, stride=2, padding=1)[0],
+            *("max_pool_with_switches", (3, 3, 2)),
+        ),
+        (lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))), "max_pool", (3, 3, 2)),
+        (lambda x: nn.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))), "sum_pool", (3, 3, 2)),
+    ],
+)
+def test_pooling_is_a_row_with_its_windows(function, operation, shape):
+    row = only_row(function, SHAPE)
+    assert (row.operation, row.output_shape) == (operation, shape)
+    assert (row.window, row.stride, row.padding) == ((3, 3), (2, 2), ((1, 1), (1, 1)))
+    assert row.macs == row.parameters == 0
+    assert row.receptive_field.size == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("function", "operation"),
+    [
+        (ops.global_avg_pool, "global_avg_pool"),
+        (ops.global_max_pool, "global_max_pool"),
+        (lambda x: x.mean((1, 2)), "spatial_sum"),
+        (lambda x: x.max((1, 2)), "spatial_max"),
+        (
+            lambda x: ops.fractional_max_pool(x, jax.random.key(0), ratio=1.5),
+            "fractional_max_pool",
+        ),
+        (
+            lambda x: ops.local_response_norm(x, **ops.LRN_PRESETS["alexnet"]),
+            "local_response_norm",
+        ),
+    ],
+)
+def test_layers_without_windows_are_rows_by_their_names(function, operation):
+    row = only_row(function, SHAPE)
+    assert (row.operation, row.window, row.macs) == (operation, (), 0)
+
+
+@pytest.mark.parametrize("statics", [{"stride": 2}, {"stride": 3, "padding": 1}, {"stride": 1}])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_transposed_convolution_multiplies_each_pixel_by_its_kernel(statics, groups):
+    # 25 pixels of 2 channels, each times a 3x3 kernel to 4 / groups channels.
+    kernel = jnp.ones((3, 3, 4 // groups, 2))
+    row = only_row(lambda x: ops.conv_transpose(x, kernel, groups=groups, **statics), SHAPE)
+    assert (row.operation, row.macs) == ("transposed_convolution", 25 * 2 * 9 * 4 // groups)
+    assert row.stride == (statics["stride"],) * 2
+
+
+def test_flax_transposed_convolution_is_one_too():
+    row = only_row(lambda x: lax.conv_transpose(x, jnp.ones((2, 2, 2, 4)), (2, 2), "VALID"), SHAPE)
+    assert (row.operation, row.macs) == ("transposed_convolution", 25 * 2 * 4 * 4)
+
+
+def test_unshared_convolution_has_the_macs_of_the_shared_one():
+    kernels = jnp.ones((3, 3, 3, 3, 2, 4))
+    row = only_row(lambda x: ops.locally_connected(x, kernels), SHAPE)
+    assert (row.operation, row.macs) == ("locally_connected", 9 * 9 * 2 * 4)
+
+
+def test_resizing_is_no_dense_layer():
+    counted = account(lambda x: a_layer(jax.image.resize(x, (1, 9, 9, 2), "bilinear")), SHAPE)
+    (row,) = counted.rows
+    assert row.operation == "convolution"
+    # Two products of matrices before the first row, two operations for each of their MACs.
+    assert counted.input_flops >= 2 * (9 * 5 * 5 * 2 + 9 * 9 * 5 * 2)
+
+
+def test_shared_weights_are_counted_once_at_their_first_use():
+    def function(weights, x):
+        return conv(conv(x, weights["kernel"], padding=1), weights["kernel"], padding=1)
+
+    weights = {"kernel": jax.ShapeDtypeStruct((3, 3, 2, 2), jnp.float32)}
+    counted = account(function, SHAPE, variables=weights)
+    assert counted.parameters == 36
+    assert [row.parameters for row in counted.rows] == [36, 0]
+    assert counted.parameter_bytes == 144
+
+
+def test_parameters_of_the_rows_are_all_parameters():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.GroupNorm(2, name="norm0")(nn.relu(Conv(4, (3, 3), name="conv")(x)))
+            x = nn.LayerNorm(name="norm1")(x).reshape(x.shape[0], -1)
+            return nn.Dense(3, name="head")(x) * self.param("temperature", nn.initializers.ones, ())
+
+    counted = account(Net(), SHAPE)
+    assert sum(row.parameters for row in counted.rows) == counted.parameters == 76 + 8 + 8 + 112
+
+
+def test_bytes_follow_the_dtype_of_what_ran():
+    counted = account(lambda x: a_layer(x.astype(jnp.bfloat16)).astype(jnp.float32), SHAPE)
+    (row,) = counted.rows
+    assert row.activation_bytes == 2 * 50
+    assert counted.volume_bytes == 4 * 50 + 2 * 50
 
 
 def test_path_is_the_path_of_the_module():
     net = StackNet(10, 4, windows=(5, 3), widths=(4, 4))
-    paths = [row.path for row in account(net, (8, 8, 1)).rows]
+    paths = [row.path for row in account(net, (8, 8, 1)).rows if row.macs]
     for path, module in zip(paths, ("stem", "stack/conv0", "stack/conv1", "head"), strict=True):
         assert path == f"StackNet/{module}"
 
@@ -345,7 +500,7 @@ def test_vmap_counts_each_mapped_layer():
     ids=["while_loop", "cond", "switch"],
 )
 def test_layers_that_run_an_unknown_number_of_times_are_refused(function, primitive):
-    message = rf"account: a `{primitive}` holds 1 layer\(s\) at .* use a scan or an unrolled loop"
+    message = rf"account: a `{primitive}` holds a layer, a convolution at .* use a scan"
     with pytest.raises(ValueError, match=message):
         account(function, SHAPE)
 

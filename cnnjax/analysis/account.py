@@ -1,37 +1,50 @@
-"""The account of a function: its convolution and dense layers, as the traced program has them.
+"""The account of a function: what every layer makes, sees and costs, as the traced program has it.
 
-Nothing is computed and no weights are allocated: the function is traced on shapes, and the
-jaxpr's `conv_general_dilated` and `dot_general` equations are read in execution order. The latter
-are dense layers, but for those that `cnnjax.ops.conv` makes of 1x1 convolutions. Depthwise ones,
-which on a CPU it makes sums of products, go by their name.
+Nothing is computed and no weights are allocated: the function is traced on shapes and its
+equations are followed in execution order. Convolutions, matrix products, windows and what
+`cnnjax.ops` names are rows. A norm, whose parameters belong to no layer before it, is a row too,
+as are the places where paths meet. What else happens to a volume, biases and activations, is
+counted in the row whose volume it happens to.
 """
 
 import math
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core
+
+from cnnjax.analysis._interpreter import Interpreter
+from cnnjax.analysis._ledger import Entry, Ledger
+from cnnjax.analysis._program import Program, trace
+from cnnjax.analysis._values import Merge, Seen
+from cnnjax.analysis.receptive_field import TracedField, image_seen, traced_field
 
 __all__ = ["Account", "Row", "account"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One convolution or dense layer of the traced program, for one example.
+    """One layer of the traced program, for one example.
 
     Attributes:
       path: the module path ("StackNet/stack/conv0"), from JAX's name stack; empty outside any.
-      operation: "convolution" or "dense".
+      operation: "convolution", "transposed_convolution", "locally_connected" or "dense", which
+        have MACs; a pooling or normalisation by the name of its function ("max_pool"); "add" or
+        "concatenate" where paths meet; "normalization" or "elementwise" for other modules.
       output_shape: the volume it makes, without the batch axis of the one example.
-      window: taps an axis; empty for a dense layer, as are the next three.
+      window: taps an axis; empty where nothing slides, as are the next three.
       stride: step of the window an axis.
       padding: (low, high) pixels an axis.
       dilation: spacing of the taps an axis.
       macs: multiply-accumulates (no bias), taps over padding included, as torchvision counts.
+      parameters: trainable numbers first used here, biases included.
+      bias_flops: additions of biases.
+      other_flops: one for each number that norms, activations, pooling and merges compute or
+        compare: elements of what arithmetic makes, elements of what reductions read.
+      activation_bytes: bytes of the volume.
+      receptive_field: what the volume sees of the input.
     """
 
     path: str
@@ -42,6 +55,11 @@ class Row:
     padding: tuple[tuple[int, int], ...]
     dilation: tuple[int, ...]
     macs: int
+    parameters: int = 0
+    bias_flops: int = 0
+    other_flops: int = 0
+    activation_bytes: int = 0
+    receptive_field: TracedField = field(default=TracedField(()), repr=False, compare=False)
 
     @property
     def activation_values(self) -> int:
@@ -54,12 +72,20 @@ class Account:
     """What one forward pass of one example costs, and how many weights it needs.
 
     Attributes:
-      rows: the convolution and dense layers in execution order.
-      parameters: trainable numbers, biases included; 0 for a bare function.
+      rows: the layers in execution order.
+      parameters: trainable numbers, biases included; 0 for a bare function that closes over them.
+      input_shape: shape of the example, without a batch axis.
+      dtype: dtype of the example.
+      parameter_bytes: bytes of the parameters.
+      input_flops: what is computed of the input before the first row, counted as `other_flops`.
     """
 
     rows: tuple[Row, ...]
     parameters: int
+    input_shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+    parameter_bytes: int = 0
+    input_flops: int = 0
 
     @property
     def macs(self) -> int:
@@ -67,20 +93,49 @@ class Account:
         return sum(row.macs for row in self.rows)
 
     @property
+    def bias_flops(self) -> int:
+        """Additions of biases in all rows."""
+        return sum(row.bias_flops for row in self.rows)
+
+    @property
+    def other_flops(self) -> int:
+        """Numbers that norms, activations, pooling and merges compute."""
+        return self.input_flops + sum(row.other_flops for row in self.rows)
+
+    @property
     def activation_values(self) -> int:
-        """Convolution and dense output values of all rows (timm's "macts")."""
-        return sum(row.activation_values for row in self.rows)
+        """Output values of the rows that have MACs (timm's "macts")."""
+        return sum(row.activation_values for row in self.rows if row.macs)
+
+    @property
+    def volume_values(self) -> int:
+        """Values of the input and of every row's volume: the sum of the course notes' table."""
+        return math.prod(self.input_shape) + sum(row.activation_values for row in self.rows)
+
+    @property
+    def volume_bytes(self) -> int:
+        """Bytes of the same, each in its dtype."""
+        size = jnp.dtype(self.dtype).itemsize
+        return math.prod(self.input_shape) * size + sum(row.activation_bytes for row in self.rows)
 
 
 def account(
-    module_or_fn: Any, input_shape: Sequence[int], *, dtype: Any = jnp.float32, **kwargs: Any
+    module_or_fn: Any,
+    input_shape: Sequence[int],
+    *,
+    dtype: Any = jnp.float32,
+    variables: Any = None,
+    **kwargs: Any,
 ) -> Account:
     """Trace a network on one example and account for its layers.
 
     Args:
-      module_or_fn: a Flax module (`init` and `apply`), or a function of one array.
+      module_or_fn: a Flax module (`init` and `apply`), or a function of one array, or, with
+        `variables`, of those and one array.
       input_shape: shape of one example, (*spatial, channels), without a batch axis.
       dtype: dtype of the example.
+      variables: arrays or shapes, a tree, that the function takes before the example; a dict with
+        a "params" entry counts those alone as parameters.
       **kwargs: passed on to `apply` or the function, for example `train=False`.
 
     Returns:
@@ -94,125 +149,57 @@ def account(
     >>> dense.parameters, dense.macs, dense.rows[0].operation
     (7850, 7840, 'dense')
 
-    Convention: convolution and dense layers alone, bias, norms and pooling apart, batch 1
-    (torchvision's published counts).
+    Convention: convolution and dense layers alone are MACs, bias, norms and pooling apart, batch 1
+    (torchvision's published counts). A transposed convolution multiplies each pixel by the whole
+    kernel; zeros between pixels are not counted.
     """
     example = jax.ShapeDtypeStruct((1, *input_shape), dtype)
-    parameters = 0
-    fn: Callable[..., Any]
-    if hasattr(module_or_fn, "init") and hasattr(module_or_fn, "apply"):
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        variables = jax.eval_shape(lambda key, x: module_or_fn.init(key, x, **kwargs), key, example)
-        parameters = sum(
-            math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.get("params", {}))
-        )
-
-        def fn(variables: Any, x: jax.Array) -> Any:
-            return module_or_fn.apply(variables, x, **kwargs)
-
-        closed = jax.make_jaxpr(fn)(variables, example)
-    else:
-        closed = jax.make_jaxpr(lambda x: module_or_fn(x, **kwargs))(example)
-    return Account(rows=tuple(_rows(closed.jaxpr, "")), parameters=parameters)
-
-
-def _rows(jaxpr: core.Jaxpr, prefix: str) -> Iterator[Row]:
-    for equation in jaxpr.eqns:
-        scope = "/".join(part for part in (prefix, str(equation.source_info.name_stack)) if part)
-        name = equation.primitive.name
-        if name == "conv_general_dilated":
-            yield _convolution(equation, scope)
-        elif name == "dot_general":
-            yield _dense(equation, scope)
-        elif depthwise := _DEPTHWISE.fullmatch(str(equation.params.get("name", ""))):
-            yield _depthwise(equation, scope, depthwise)
-        else:
-            inner = [row for sub in _sub_jaxprs(equation.params) for row in _rows(sub, scope)]
-            if inner and name in ("while", "cond"):
-                raise ValueError(
-                    f"account: a `{name}` holds {len(inner)} layer(s) at {scope or 'the top'}, "
-                    "whose number of runs no trace knows; use a scan or an unrolled loop"
-                )
-            yield from inner * (equation.params["length"] if name == "scan" else 1)
-
-
-def _sub_jaxprs(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
-    for value in params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(item, core.ClosedJaxpr):
-                yield item.jaxpr
-            elif isinstance(item, core.Jaxpr):
-                yield item
-
-
-def _shape(variable: Any) -> tuple[int, ...]:
-    return tuple(variable.aval.shape)
-
-
-def _of_one(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape without the batch axis of the one example, unless more is folded into it."""
-    return shape[1:] if shape[0] == 1 else shape
-
-
-def _convolution(equation: core.JaxprEqn, scope: str) -> Row:
-    kernel, output = _shape(equation.invars[1]), _shape(equation.outvars[0])
-    params = equation.params
-    _, rhs, out = params["dimension_numbers"]
-    window = tuple(kernel[axis] for axis in rhs[2:])
-    return Row(
-        path=scope,
-        operation="convolution",
-        output_shape=_of_one((output[out[0]], *(output[axis] for axis in out[2:]), output[out[1]])),
-        window=window,
-        stride=tuple(params["window_strides"]),
-        padding=tuple(params["padding"]),
-        dilation=tuple(params["rhs_dilation"]),
-        macs=math.prod(output) * kernel[rhs[1]] * math.prod(window),
+    inputs = (example,) if variables is None else (variables, example)
+    program = trace(module_or_fn, inputs, kwargs)
+    image = len(program.leaves) - 1
+    seen = image_seen(example.shape) if len(example.shape) > 2 else Seen((), (), ())
+    trained = _trained(program, image)
+    sizes = {number: math.prod(program.leaves[number].shape) for number in trained}
+    # "params/stage0/bn1/scale" belongs to the module stage0/bn1.
+    ledger = Ledger(sizes, {"/".join(program.names[n].split("/")[1:-1]) for n in trained} - {""})
+    interpreter = Interpreter(ledger)
+    interpreter.run(program.closed.jaxpr, program.consts, program.values(image, seen), "")
+    leaves = [program.leaves[number] for number in trained]
+    rows = tuple(_row(entry, seen, interpreter.merges) for entry in ledger.entries)
+    return Account(
+        rows=rows,
+        parameters=sum(math.prod(leaf.shape) for leaf in leaves),
+        input_shape=tuple(input_shape),
+        dtype=str(jnp.dtype(dtype)),
+        parameter_bytes=sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves),
+        input_flops=ledger.before.other_flops,
     )
 
 
-# The name that `cnnjax.ops.conv` gives a depthwise convolution which it computes by products.
-_DEPTHWISE = re.compile(
-    r"depthwise_convolution_window(?P<window>[\dx]+)_stride(?P<stride>[\dx]+)"
-    r"_padding(?P<padding>[\dx_]+)_dilation(?P<dilation>[\dx]+)"
-)
+def _trained(program: Program, image: int) -> list[int]:
+    """The leaves that are parameters: those of "params", or all where there is no such entry."""
+    before = range(image)
+    collections = {program.names[number].split("/")[0] for number in before}
+    if "params" in collections:
+        return [n for n in before if program.names[n].split("/")[0] == "params"]
+    return [n for n in before if jnp.issubdtype(program.leaves[n].dtype, jnp.inexact)]
 
 
-def _depthwise(equation: core.JaxprEqn, scope: str, name: re.Match[str]) -> Row:
-    output = _shape(equation.outvars[0])
-    window, stride, dilation = (
-        tuple(map(int, name[part].split("x"))) for part in ("window", "stride", "dilation")
-    )
-    pairs = (side.split("_") for side in name["padding"].split("x"))
+def _row(entry: Entry, seen: Seen, merges: Sequence[Merge]) -> Row:
     return Row(
-        path=scope,
-        operation="convolution",
-        output_shape=_of_one(output),
-        window=window,
-        stride=stride,
-        padding=tuple((int(low), int(high)) for low, high in pairs),
-        dilation=dilation,
-        macs=math.prod(output) * math.prod(window),
-    )
-
-
-# JAX writes the transformations around a scope, vmap(scope).
-_POINTWISE = re.compile(r"/?(?:\w+\()*pointwise_convolution_(\d)d\)*$")
-
-
-def _dense(equation: core.JaxprEqn, scope: str) -> Row:
-    (contracted, _), _ = equation.params["dimension_numbers"]
-    lhs, output = _shape(equation.invars[0]), _shape(equation.outvars[0])
-    # `cnnjax.ops.conv` computes 1x1 convolutions as products, under this name.
-    pointwise = _POINTWISE.search(scope)
-    path, rank = (scope[: pointwise.start()], int(pointwise[1])) if pointwise else (scope, 0)
-    return Row(
-        path=path,
-        operation="convolution" if pointwise else "dense",
-        output_shape=_of_one(output),
-        window=(1,) * rank,
-        stride=(1,) * rank,
-        padding=((0, 0),) * rank,
-        dilation=(1,) * rank,
-        macs=math.prod(output) * math.prod(lhs[axis] for axis in contracted),
+        path=entry.path,
+        operation=entry.operation,
+        output_shape=entry.volume,
+        window=entry.window,
+        stride=entry.stride,
+        padding=entry.padding,
+        dilation=entry.dilation,
+        macs=entry.macs,
+        parameters=entry.parameters,
+        bias_flops=entry.bias_flops,
+        other_flops=entry.other_flops,
+        activation_bytes=entry.num_bytes,
+        receptive_field=traced_field(
+            entry.value, entry.output, seen.tracked, merges[: entry.merges_before]
+        ),
     )
