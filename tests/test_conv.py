@@ -47,7 +47,7 @@ def test_conv_and_its_gradients_are_pytorchs(torch, case):
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(case=problems())
 def test_conv_and_its_gradients_are_pytorchs_on_many_random_shapes(torch, case):
     compare_with_pytorch(torch, case, compile_cheaply)

@@ -99,6 +99,7 @@ class PatternNet(nn.Module):
             x = self._run(name, layer, x, num_batch, train)
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
+    @nn.nowrap  # Its name would stand in every path.
     def _run(self, name: str, layer: Layer, x: jax.Array, num_batch: int, train: bool) -> jax.Array:
         """One layer. A submodule belongs to the network, whose `__call__` is running."""
         dtypes = {"dtype": x.dtype, "param_dtype": self.param_dtype}
@@ -138,9 +139,12 @@ class PatternNet(nn.Module):
             case specs.Dropout():
                 return nn.Dropout(layer.rate, deterministic=not train, name=name)(x)
             case specs.FractionalPool():
-                return self._fractional(layer, x, len(shape) - 1, train)
-        return _apply_function(layer, x, shape)
+                with jax.named_scope(name):
+                    return self._fractional(layer, x, len(shape) - 1, train)
+        with jax.named_scope(name):
+            return _apply_function(layer, x, shape)
 
+    @nn.nowrap
     def _fractional(
         self, layer: specs.FractionalPool, x: jax.Array, rank: int, train: bool
     ) -> jax.Array:
