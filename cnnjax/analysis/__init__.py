@@ -1,5 +1,6 @@
 """What a JAX function sees and costs, read from its traced program: a table says what runs."""
 
+from cnnjax.analysis._program import is_module
 from cnnjax.analysis.account import Account, Row, account
 from cnnjax.analysis.effective import EffectiveReceptiveField, effective_receptive_field
 from cnnjax.analysis.footprint import (
@@ -28,6 +29,7 @@ from cnnjax.analysis.memory import (
     training_step,
 )
 from cnnjax.analysis.receptive_field import AxisField, Merge, TracedField, receptive_field
+from cnnjax.analysis.tables import records, to_json, to_markdown, to_text
 
 __all__ = [
     "OPTIMIZER_SLOTS",
@@ -49,6 +51,7 @@ __all__ = [
     "compiled_memory",
     "effective_receptive_field",
     "footprint",
+    "is_module",
     "largest_batch",
     "largest_fitting",
     "measured_intervals",
@@ -56,6 +59,10 @@ __all__ = [
     "predict_memory",
     "predict_training_memory",
     "receptive_field",
+    "records",
+    "to_json",
+    "to_markdown",
+    "to_text",
     "training_step",
     "verify",
 ]

@@ -114,9 +114,10 @@ class Interpreter:
         self, closed: core.ClosedJaxpr | core.Jaxpr, inputs: Sequence[Value], scope: str
     ) -> list[Value]:
         """`run` on a program with the constants it closes over."""
-        if isinstance(closed, core.Jaxpr):
-            return self.run(closed, (), inputs, scope)
-        return self.run(closed.jaxpr, [of_constant(c) for c in closed.consts], inputs, scope)
+        # From JAX 0.12 on the programs inside equations hold their constants themselves.
+        consts = [of_constant(const) for const in getattr(closed, "consts", ())]
+        jaxpr = closed.jaxpr if isinstance(closed, core.ClosedJaxpr) else closed
+        return self.run(jaxpr, consts, inputs, scope)
 
     def _follow(
         self, equation: core.JaxprEqn, operands: list[Value], scope: str
@@ -171,9 +172,7 @@ class Interpreter:
     def _scan(self, equation: core.JaxprEqn, operands: list[Value], scope: str) -> Sequence[Value]:
         params = equation.params
         body, length = params["jaxpr"], params["length"]
-        consts = operands[: params["num_consts"]]
-        carry = operands[len(consts) : len(consts) + params["num_carry"]]
-        stacked = operands[len(consts) + len(carry) :]
+        consts, carry, stacked = _scan_operands(params, operands)
         steps = reversed(range(length)) if params["reverse"] else range(length)
         outputs: list[Any] = [None] * length
         for step in steps:
@@ -241,6 +240,16 @@ def scope_of(equation: core.JaxprEqn, prefix: str) -> str:
     """The named scopes that an equation stands in, those of its callers first."""
     own = str(equation.source_info.name_stack)
     return f"{prefix}/{own}" if prefix and own else prefix or own
+
+
+def _scan_operands(params: dict[str, Any], operands: Sequence[Value]) -> list[list[Value]]:
+    """Constants of a scan, what it carries along, and what it takes a slice of each step."""
+    if "num_consts" in params:
+        first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
+        parts = operands[:first], operands[first:second], operands[second:]
+    else:  # JAX 0.12 keeps the three apart in a tree.
+        parts = params["ft_in"].update(operands).unpack()
+    return list(map(list, parts))
 
 
 def of_constant(array: Any) -> Value:

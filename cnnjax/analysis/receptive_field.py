@@ -27,7 +27,7 @@ from cnnjax.analysis._values import Merge, Seen, Tracked, Unknown, Value, varyin
 __all__ = ["AxisField", "Merge", "TracedField", "receptive_field"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AxisField:
     """What the positions of an output see along one spatial axis of the input.
 
