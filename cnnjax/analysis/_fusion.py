@@ -168,7 +168,6 @@ class _Fusion:
         """Values with several large operands that not all readers could compute themselves."""
         kept: set[Node] = set()
         cache: dict[tuple[Node, Node], bool] = {}
-        reach: dict[Node, set[Node]] = {}
 
         def fits(producer: Node, consumer: Node) -> bool:
             """Whether every path from one to the other could be fused."""
@@ -179,7 +178,7 @@ class _Fusion:
                     and (consumer.kind in _LOOP)
                     and all(
                         operand is producer
-                        or not depends(operand, producer)
+                        or producer not in ancestors(operand)
                         or (
                             operand not in kept
                             and self._loop_fusible(operand, consumer)
@@ -189,11 +188,6 @@ class _Fusion:
                     )
                 )
             return cache[producer, consumer]
-
-        def depends(node: Node, producer: Node) -> bool:
-            if node not in reach:
-                reach[node] = set()
-            return producer in ancestors(node)
 
         memo: dict[Node, set[Node]] = {}
 

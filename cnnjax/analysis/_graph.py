@@ -85,5 +85,6 @@ def shaped(node: Node) -> Any:
     return jax.core.ShapedArray(node.shape, node.dtype)
 
 
-def text_of(params: dict[str, Any]) -> str:
-    return str(sorted((key, str(value)) for key, value in params.items() if key != "sharding"))
+def pairs_of(params: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Parameters of an equation as names and texts: equal for equal equations."""
+    return tuple(sorted((key, str(value)) for key, value in params.items() if key != "sharding"))

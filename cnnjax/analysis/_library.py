@@ -56,13 +56,13 @@ def library_groups(order: dict[Node, int], outputs: set[Node]) -> dict[Node, Gro
 
 def _starts(node: Node) -> bool:
     if node.kind == "convolution":
-        x, out = node.operands[0], node
+        x, out, params = node.operands[0], node, dict(node.params)
         return (
             len(out.shape) == 4
             and str(node.dtype) in ("float32", "float64")
             and max(x.shape[-1], out.shape[-1]) > _LIBRARY_CHANNELS
-            and "'lhs_dilation', '(1, 1)'" in str(node.params)
-            and "'batch_group_count', '1'" in str(node.params)
+            and params["lhs_dilation"] == "(1, 1)"
+            and params["batch_group_count"] == "1"
         )
     if node.kind == "dot":
         return True
@@ -79,16 +79,11 @@ def _supported(node: Node) -> bool:
     if node.kind == "reduce":
         return node.name in ("reduce_sum", "reduce_max", "reduce_min")
     if node.kind == "reduce_window":
-        return _tiles(str(node.params))
+        params = dict(node.params)
+        return bool(params["window_dimensions"] == params["window_strides"])
     return node.name in _LIBRARY_ELEMENTWISE and all(
         str(value.dtype) in _LIBRARY_DTYPES for value in (node, *node.operands)
     )
-
-
-def _tiles(text: str) -> bool:
-    window = text.split("('window_dimensions', '")[1].split("'")[0]
-    stride = text.split("('window_strides', '")[1].split("'")[0]
-    return window == stride
 
 
 def _grow(group: Group, place: dict[Node, Group], outputs: set[Node]) -> bool:

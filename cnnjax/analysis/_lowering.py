@@ -13,7 +13,7 @@ import numpy as np
 from jax.extend import core
 
 from cnnjax.analysis import _lowering_layers
-from cnnjax.analysis._graph import Call, Node, Program, Shapes, aval_bytes, shaped, text_of
+from cnnjax.analysis._graph import Call, Node, Program, Shapes, aval_bytes, pairs_of, shaped
 
 # Number by number and computed anew for each reader rather than kept.
 CHEAP = frozenset(
@@ -198,26 +198,26 @@ class Lowering:
                 return self.viewed(args[0], aval.shape)
             return self.add("reduce", name, args, aval, str(params.get("axes")))
         if name in _WINDOWS:
-            return self.add("reduce_window", name, args, aval, text_of(params))
+            return self.add("reduce_window", name, args, aval, pairs_of(params))
         if name == "pad" and all(
             max(*edges, hole) <= 0 for *edges, hole in params["padding_config"]
         ):
             return self.add(
-                "slice", name, args[:1], aval, text_of(params)
+                "slice", name, args[:1], aval, pairs_of(params)
             )  # Negative: it cuts off.
         if name in _INDEXING:
             if all(arg.kind == "constant" for arg in args):
                 return self.constant(np.broadcast_to(np.int8(0), aval.shape))
-            return self.add(_INDEXING[name], name, args, aval, text_of(params))
+            return self.add(_INDEXING[name], name, args, aval, pairs_of(params))
         if name in _IN_PLACE:
-            return self.add("in_place", name, args, aval, text_of(params))
+            return self.add("in_place", name, args, aval, pairs_of(params))
         if name == "iota":
             return self.add("iota", name, args, aval, str(params["dimension"]))
         if name in ("random_bits", "threefry2x32"):
             # Two words of counters are mixed, in turns, for each word that is drawn.
             words = math.prod(aval.shape) * 4
             return self.parts(name, args, [aval], scratch=3 * words)[0]
-        return self.add("opaque", name, args, aval, text_of(params))
+        return self.add("opaque", name, args, aval, pairs_of(params))
 
     def _elementwise(self, name: str, params: dict[str, Any], args: list[Node], aval: Any) -> Node:
         if name == "convert_element_type" and args[0].kind != "constant":
@@ -259,12 +259,12 @@ class Lowering:
         ):
             if name == "convert_element_type" and aval.dtype == half:
                 kind = "expensive"
-            return self.add(kind, name, args, aval, text_of(params))
+            return self.add(kind, name, args, aval, pairs_of(params))
         # XLA's CPU backend computes in float32 and rounds, which is dear on a CPU.
         single = np.dtype(np.float32)
         args = [self.converted(arg, single) if arg.dtype == half else arg for arg in args]
         dtype = single if aval.dtype == half else aval.dtype
-        node = self.add(kind, name, args, aval.update(dtype=dtype), text_of(params))
+        node = self.add(kind, name, args, aval.update(dtype=dtype), pairs_of(params))
         return self.converted(node, aval.dtype, "rounded")
 
     def viewed(self, node: Node, shape: Sequence[int]) -> Node:

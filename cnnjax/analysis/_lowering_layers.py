@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from cnnjax.analysis._graph import Node, Shapes, shaped, text_of
+from cnnjax.analysis._graph import Node, Shapes, pairs_of, shaped
 
 if TYPE_CHECKING:
     from cnnjax.analysis._lowering import Lowering
@@ -98,8 +98,8 @@ def convolution(
         dtype = np.dtype(np.float32)
         x, kernel = (graph.converted(node, dtype) for node in (x, kernel))
     computed = jax.core.ShapedArray(shape, dtype)
-    text = text_of({k: v for k, v in params.items() if k != "dimension_numbers"})
-    node = graph.add("convolution", "conv_general_dilated", [x, kernel], computed, text)
+    pairs = pairs_of({k: v for k, v in params.items() if k != "dimension_numbers"})
+    node = graph.add("convolution", "conv_general_dilated", [x, kernel], computed, pairs)
     back = [order.index(axis) for axis in range(len(order))]
     node = transposed(graph, node, back, shape)
     if groups > 1 and graph.on_cpu:
@@ -130,7 +130,7 @@ def select_and_scatter_add(
     """The gradient of a maximum over windows."""
     source, operand = args
     if not graph.on_cpu:
-        return graph.add("opaque", "select_and_scatter_add", args, aval, text_of(params))
+        return graph.add("opaque", "select_and_scatter_add", args, aval, pairs_of(params))
     # XLA's CPU backend finds the winner of each window with its position, in an integer an
     # axis, and scatters to those positions.
     rank = len(aval.shape)
