@@ -296,13 +296,13 @@ def test_field_is_one_number_where_all_axes_agree():
     ]
 
 
-def test_field_of_all_pixels_is_whole():
+def test_field_of_all_pixels_is_whole_unless_a_law_gives_its_size():
     whole = seen(None, last=(31,), whole=True)
-    # One that has a law as well, such as a convolution of the whole image.
+    # Such as a convolution of the whole image.
     lawful = seen(32, last=(31,), whole=True)
     assert field_cells(
         TracedField((whole, whole)), TracedField((lawful, lawful)), TracedField((seen(5), whole))
-    ) == ["whole", "whole", "5xwhole"]
+    ) == ["whole", "32", "5xwhole"]
 
 
 def test_field_without_a_law_varies_up_to_the_largest_support():

@@ -149,11 +149,12 @@ def field_cell(seen: TracedField) -> str:
 
 
 def _axis_cell(axis: AxisField) -> str:
-    if axis.whole:
-        return "whole"
     if support(axis) == 0:
         return "nothing"
-    return f"varies <= {support(axis)}" if axis.size is None else str(axis.size)
+    # A size says more than that it happens to reach over this image.
+    if axis.size is not None:
+        return str(axis.size)
+    return "whole" if axis.whole else f"varies <= {support(axis)}"
 
 
 def human_bytes(num_bytes: int) -> str:

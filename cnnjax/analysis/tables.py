@@ -61,9 +61,10 @@ def records(account: Account) -> list[dict[str, Any]]:
 def to_text(account: Account, *, footprint: Any = None, width: int | None = None) -> str:
     r"""A table for a terminal, ASCII only, with its totals and what is to be noted beneath.
 
-    The receptive field is "whole" where every position sees the whole input, "unknown" where it
-    could not be followed, "varies <= 23" where it follows no law and no position sees more than 23
-    pixels, "nothing" where no pixel is seen. Padding is as in `records`, a path lacks its outermost
+    The receptive field is its size by law, as if the image had no borders; "whole" where there is
+    none and every position sees the whole input (a dense layer), "unknown" where it could not be
+    followed, "varies <= 23" where it follows no law and no position sees more than 23 pixels,
+    "nothing" where no pixel is seen. Padding is as in `records`, a path lacks its outermost
     module, and columns that say nothing (dilation 1 throughout) are left out.
 
     Args:
