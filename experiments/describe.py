@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-from absl import app, flags
+from absl import app, flags, logging
 
 from cnnjax import pattern as patterns
 from cnnjax.analysis import account, is_module
@@ -374,4 +374,6 @@ def _sentence(found: Verified, batch_size: int) -> str:
 
 if __name__ == "__main__":
     define_flags()
+    # JAX notes every backend that is not there; `--verbosity=0` brings such notes back.
+    logging.set_verbosity(logging.WARNING)
     app.run(main)
