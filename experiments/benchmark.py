@@ -2,7 +2,8 @@
 
 Suites: "training" (the study's arms against PyTorch eager, and compile times), "forms" (which
 convolution, called how), "seeds" (several seeds on one machine), "ops" (single operations against
-plain JAX, other forms and PyTorch; `--only=conv_3x3,max_pool_2x2` picks some), "all".
+plain JAX, other forms and PyTorch; `--only=conv_3x3,max_pool_2x2` picks some), "memory" (predicted
+memory over XLA's figure, and how long tracing takes), "all".
 Contenders are timed in alternation and compared round by round; the tables are Markdown. Exit
 codes: 0 done, 1 refused or failed with a sentence.
 """
@@ -16,6 +17,7 @@ import jax
 from absl import app, flags, logging
 
 from experiments.benchmarking import machine
+from experiments.benchmarking.memory_suite import memory_suite
 from experiments.benchmarking.ops_suite import ops_suite
 from experiments.benchmarking.seeds import seeds_suite
 from experiments.benchmarking.setting import Setting
@@ -31,6 +33,7 @@ SUITES: dict[str, tuple[str, Callable[[Setting], str]]] = {
     "forms": ("Forms of the training program", forms_suite),
     "seeds": ("Several seeds on one machine", seeds_suite),
     "ops": ("Single operations", ops_suite),
+    "memory": ("Predicted memory, and tracing", memory_suite),
 }
 
 # Those flags of an ablation that the speed of its training depends on.

@@ -18,6 +18,7 @@ from cnnjax import ops
 from experiments import benchmark
 from experiments.benchmarking import (
     machine,
+    memory_suite,
     ops_torch,
     seeds,
     training_forms,
@@ -314,6 +315,24 @@ def test_suite_ops_prints_a_row_an_operation_and_mode_and_the_forms_beside() -> 
 
 
 @pytest.mark.slow
+def test_suite_memory_prints_ratios_near_one_and_a_time_a_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = "INPUT[12x12x1] -> [CONV3-4 -> RELU]*2 -> POOL2 -> FC-10"
+    monkeypatch.setattr(memory_suite, "PATTERNS", {"tiny": text})
+    monkeypatch.setattr(memory_suite, "BATCHES", (4,))
+    ratios, times, *_ = memory_suite.memory_suite(TINY).split("\n\n")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in ratios.splitlines()[2:]]
+    names = ["tiny", *(f"the study's {arm.title}" for arm in TINY.study.arms)]
+    assert [row[0] for row in rows] == [
+        f"{name}, {what}, batch 4" for name in names for what in ("inference", "training")
+    ]
+    for _, _, total, temporaries in rows:
+        assert float(total) == pytest.approx(1, abs=0.15)
+        assert temporaries == "XLA has none" or 0.5 < float(temporaries) < 2
+    assert [line.split("|")[1].strip() for line in times.splitlines()[2:]] == names
+
+
 def test_suite_seeds_prints_a_row_a_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Setting, "key_arms", (TINY.arm("one_7x7"),))
     text = seeds.seeds_suite(TINY)
