@@ -164,7 +164,6 @@ def volumes_figure(account: Account, *, title: str | None = None) -> Figure:
 class _Slot:
     """A stage as it is drawn: its boxes and its texts, in points."""
 
-    stage_shape: tuple[int, ...]
     colour: str
     above: tuple[str, ...]
     below: str
@@ -240,7 +239,7 @@ def _groups(account: Account, found: Sequence[Block], deepest: float) -> list[_G
         drawn = one.across * copies + _spread(copies) + one.far
         widths = [text_width(text, _TEXT, bold=not row) for row, text in enumerate(above)]
         width = max(drawn, text_width(below, _TEXT), *widths)
-        return _Slot(tuple(shape), colour, tuple(above), below, copies, one, width)
+        return _Slot(colour, tuple(above), below, copies, one, width)
 
     shape = account.input_shape
     label = "x".join(map(str, shape)) or "scalar"

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from wrapping import with_custom_jvp, with_custom_vjp
 
 from cnnjax import ops
 from cnnjax.analysis import account
@@ -431,31 +432,15 @@ def test_keyword_arguments_reach_the_module():
 # ---- places a layer can hide in ----
 
 
-@jax.custom_jvp
-def with_custom_jvp(x):
-    return a_layer(x)
-
-
-with_custom_jvp.defjvp(lambda primals, tangents: (a_layer(*primals), a_layer(*tangents)))
-
-
-@jax.custom_vjp
-def with_custom_vjp(x):
-    return a_layer(x)
-
-
-with_custom_vjp.defvjp(lambda x: (a_layer(x), None), lambda _, cotangent: (cotangent,))
-
-
 @pytest.mark.parametrize(
     "function",
     [
         jax.jit(a_layer),
         jax.jit(jax.jit(a_layer)),
         jax.checkpoint(a_layer),
-        with_custom_jvp,
-        with_custom_vjp,
-        jax.jit(lambda x: jax.checkpoint(with_custom_jvp)(x)),
+        with_custom_jvp(a_layer),
+        with_custom_vjp(a_layer),
+        jax.jit(lambda x: jax.checkpoint(with_custom_jvp(a_layer))(x)),
     ],
     ids=["jit", "jit in jit", "remat", "custom_jvp", "custom_vjp", "all"],
 )

@@ -4,6 +4,7 @@ A measurement by NaN (`measured_intervals(..., method="nan")`) shares no code wi
 runs the program. It finds every pixel that a value is computed from, whatever the weights.
 """
 
+import re
 from fractions import Fraction
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
+from wrapping import with_custom_jvp, with_custom_vjp
 
 from cnnjax import ops
 from cnnjax.analysis import measured_intervals, receptive_field
@@ -549,29 +551,13 @@ def a_layer(x):
     return max_pool(nn.relu(conv(x, 3, padding=1)), window=2)
 
 
-@jax.custom_jvp
-def with_custom_jvp(x):
-    return a_layer(x)
-
-
-with_custom_jvp.defjvp(lambda primals, tangents: (a_layer(*primals), a_layer(*tangents)))
-
-
-@jax.custom_vjp
-def with_custom_vjp(x):
-    return a_layer(x)
-
-
-with_custom_vjp.defvjp(lambda x: (a_layer(x), None), lambda _, cotangent: (cotangent,))
-
-
 @pytest.mark.parametrize(
     "wrapped",
     [
         jax.jit(a_layer),
         jax.checkpoint(a_layer),
-        with_custom_jvp,
-        with_custom_vjp,
+        with_custom_jvp(a_layer),
+        with_custom_vjp(a_layer),
         lambda x: jax.vmap(a_layer, -1, -1)(x[..., None])[..., 0],
         lambda x: lax.cond(True, a_layer, a_layer, x),
         lambda x: lax.map(lambda image: a_layer(image[None])[0], x),
@@ -662,7 +648,7 @@ def test_what_cannot_be_followed_is_named(fn, reason):
     field = receptive_field(lambda x: conv(fn(x) * 2.0, 1), struct(1, 6, 6))
     assert field.axes == ()
     assert not field.aligned
-    assert any(__import__("re").search(reason, text) for text in field.unknown)
+    assert any(re.search(reason, text) for text in field.unknown)
 
 
 def test_the_path_of_what_cannot_be_followed_is_said():

@@ -8,6 +8,7 @@ from jax.extend import core
 
 from cnnjax.analysis import _edges
 from cnnjax.analysis._course import Course
+from cnnjax.analysis._equations import shape_of
 from cnnjax.analysis._rules import (
     CannotFollowError,
     Report,
@@ -15,7 +16,6 @@ from cnnjax.analysis._rules import (
     Shape,
     contracted,
     lost_elsewhere,
-    shape_of,
     table,
     the_seen,
     widened,

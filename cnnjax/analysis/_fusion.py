@@ -236,7 +236,6 @@ class _Indexing:
     """How often a group's code computes each member: once for each way it is indexed."""
 
     def __init__(self, root: Node):
-        self.uses: dict[Node, int] = {}
         self.indexers: dict[Node, set[Node]] = {root: {root}}
         self.counts: dict[Node, int] = {root: 1}
         self._operands(root)

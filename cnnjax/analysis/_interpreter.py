@@ -21,7 +21,8 @@ from cnnjax.analysis import (
     _movement_rules,
     _window_rules,
 )
-from cnnjax.analysis._rules import CannotFollowError, shape_of, widened
+from cnnjax.analysis._equations import opened, scope_of, shape_of
+from cnnjax.analysis._rules import CannotFollowError, widened
 from cnnjax.analysis._values import (
     CONSTANT,
     Constant,
@@ -34,7 +35,7 @@ from cnnjax.analysis._values import (
 )
 from cnnjax.ops._layers import ALWAYS_HOLDS, is_layer
 
-__all__ = ["Interpreter", "Visitor", "scope_of"]
+__all__ = ["Interpreter", "Visitor", "of_constant"]
 
 # Primitives that call one function with their operands, under the names of several versions.
 _CALLS = {
@@ -114,10 +115,8 @@ class Interpreter:
         self, closed: core.ClosedJaxpr | core.Jaxpr, inputs: Sequence[Value], scope: str
     ) -> list[Value]:
         """`run` on a program with the constants it closes over."""
-        # From JAX 0.12 on the programs inside equations hold their constants themselves.
-        consts = [of_constant(const) for const in getattr(closed, "consts", ())]
-        jaxpr = closed.jaxpr if isinstance(closed, core.ClosedJaxpr) else closed
-        return self.run(jaxpr, consts, inputs, scope)
+        jaxpr, consts = opened(closed)
+        return self.run(jaxpr, list(map(of_constant, consts)), inputs, scope)
 
     def _follow(
         self, equation: core.JaxprEqn, operands: list[Value], scope: str
@@ -137,9 +136,8 @@ class Interpreter:
         count = len(equation.outvars)
         if all(isinstance(value, Known) for value in operands):
             return _evaluate(equation, operands)
-        reasons = [r for value in operands if isinstance(value, Unknown) for r in value.reasons]
-        if reasons:
-            return [Unknown(tuple(dict.fromkeys(reasons)))] * count
+        if unknown := Unknown.among(operands):
+            return [unknown] * count
         if not any(isinstance(value, Seen) for value in operands):
             return [Constant.of(operands)] * count
         rule = _RULES.get(equation.primitive.name)
@@ -218,28 +216,20 @@ class Interpreter:
         self.uncertain.append("cond")
         results = [self.run_closed(branch, arguments, scope) for branch in branches]
         self.uncertain.pop()
-        report = self.merges.append
         return [
-            self._either([index, *values], shape_of(variable), scope, report)
+            self._either([index, *values], shape_of(variable), scope)
             for variable, values in zip(equation.outvars, zip(*results, strict=True), strict=True)
         ]
 
-    def _either(
-        self, values: Sequence[Value], shape: tuple[int, ...], scope: str, report: Any
-    ) -> Value:
-        reasons = [r for value in values if isinstance(value, Unknown) for r in value.reasons]
-        if reasons:
-            return Unknown(tuple(dict.fromkeys(reasons)))
+    def _either(self, values: Sequence[Value], shape: tuple[int, ...], scope: str) -> Value:
+        if unknown := Unknown.among(values):
+            return unknown
         seen = [widened(v, len(shape)) for v in values if isinstance(v, Seen)]
         if not seen:
             return Constant.of(values)
-        return branch(seen, scope, "cond", report) if len(seen) > 1 else seen[0].renewed()
-
-
-def scope_of(equation: core.JaxprEqn, prefix: str) -> str:
-    """The named scopes that an equation stands in, those of its callers first."""
-    own = str(equation.source_info.name_stack)
-    return f"{prefix}/{own}" if prefix and own else prefix or own
+        if len(seen) == 1:
+            return seen[0].renewed()
+        return branch(seen, scope, "cond", self.merges.append)
 
 
 def _scan_operands(params: dict[str, Any], operands: Sequence[Value]) -> list[list[Value]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from jax.extend import core
 
-from cnnjax.analysis._rules import shape_of
+from cnnjax.analysis._equations import shape_of
 from cnnjax.ops._layers import Named, read_name
 
 __all__ = ["LayerCall", "layer_call", "without_batch"]

@@ -8,9 +8,9 @@ from typing import Any
 from jax.extend import core
 
 from cnnjax.analysis._elementwise_rules import ELEMENTWISE
+from cnnjax.analysis._equations import shape_of
 from cnnjax.analysis._interpreter import Visitor
 from cnnjax.analysis._layer_calls import LayerCall, layer_call, without_batch
-from cnnjax.analysis._rules import shape_of
 from cnnjax.analysis._values import CONSTANT, Constant, Known, Seen, Unknown, Value
 
 __all__ = ["Entry", "Ledger"]
@@ -100,7 +100,7 @@ class Ledger(Visitor):
             return
         call = layer_call(equation, scope)
         if call and equation.primitive.name == "dot_general" and _is_fixed(operands):
-            self._row_of(scope, False).other_flops += 2 * call.macs
+            self._last.other_flops += 2 * call.macs
         elif call:
             entry = self._begin(call)
             entry.parameters += self._first_used(operands)
@@ -149,7 +149,8 @@ class Ledger(Visitor):
             self._end(entry)
             return
         constants = [o for o in operands if isinstance(o, Constant) and o.leaves]
-        entry = self._row_of(scope, bool(constants) or bool(flops and self._has_own(scope)))
+        has_weights = constants or (flops and self._has_own(scope))
+        entry = self._row_of(scope) if has_weights else self._last
         entry.parameters += self._first_used(operands)
         if not flops and not constants:
             return
@@ -162,11 +163,13 @@ class Ledger(Visitor):
         else:
             entry.other_flops += flops
 
-    def _row_of(self, scope: str, has_weights: bool) -> Entry:
-        """The row that an equation at this place belongs to."""
-        last = self.entries[-1] if self.entries else self.before
-        if not has_weights:
-            return last
+    @property
+    def _last(self) -> Entry:
+        return self.entries[-1] if self.entries else self.before
+
+    def _row_of(self, scope: str) -> Entry:
+        """The row of what has weights at this place: the last one's, or one of its own."""
+        last = self._last
         if last.path == scope and self.entries and (last.macs or last.operation in _OF_MODULES):
             return last
         entry = Entry(scope, "elementwise")

@@ -11,13 +11,13 @@ from jax.extend import core
 
 from cnnjax.analysis import _edges
 from cnnjax.analysis._course import Course
+from cnnjax.analysis._equations import shape_of
 from cnnjax.analysis._rules import (
     CannotFollowError,
     Report,
     Rule,
     cut,
     lost_elsewhere,
-    shape_of,
     table,
     the_seen,
 )

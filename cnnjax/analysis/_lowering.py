@@ -13,6 +13,7 @@ import numpy as np
 from jax.extend import core
 
 from cnnjax.analysis import _lowering_layers
+from cnnjax.analysis._equations import opened, scope_of, shape_of
 from cnnjax.analysis._graph import Call, Node, Program, Shapes, aval_bytes, pairs_of, shaped
 
 # Number by number and computed anew for each reader rather than kept.
@@ -96,8 +97,7 @@ class Lowering:
 
         outside = self.scope
         for equation in jaxpr.eqns:
-            parts = (outside, str(equation.source_info.name_stack))
-            self.scope = "/".join(part for part in parts if part)
+            self.scope = scope_of(equation, outside)
             outs = self._equation(equation, [read(atom) for atom in equation.invars])
             environment.update(zip(equation.outvars, outs, strict=True))
         self.scope = outside
@@ -168,16 +168,15 @@ class Lowering:
             again = params.get("prevent_cse", True) and params.get("differentiated", True)
             if name in ("checkpoint", "remat", "remat2") and again:
                 args = self._barrier(args)
-            closed = isinstance(inner, core.ClosedJaxpr)
-            consts = [self.constant(const) for const in inner.consts] if closed else []
-            jaxpr = inner.jaxpr if closed else inner
+            jaxpr, closed_over = opened(inner)
+            consts = [self.constant(const) for const in closed_over]
             args = args[len(args) - len(jaxpr.invars) :]
             call, outside = Call(args), self.calls
             self.calls = (*outside, call)
             call.outputs = self.run(jaxpr, consts, args)
             self.calls = outside
             return call.outputs
-        shapes = [tuple(_shaped_aval(atom).shape) for atom in equation.invars]
+        shapes = [shape_of(atom) for atom in equation.invars]
         if name == "broadcast_in_dim":
             return [self._broadcast_in_dim(args, params, avals[0], shapes)]
         if name in _LAYERS:
@@ -345,7 +344,7 @@ class Lowering:
         ]
         # One body runs at a time: a loop's iterations, and a conditional's branches, share room.
         inside = [
-            self.temporaries(Lowering(self.backend, self.temporaries).program(b.jaxpr, b.consts))
+            self.temporaries(Lowering(self.backend, self.temporaries).program(*opened(b)))
             for b in bodies
         ]
         scratch = max(inside)
@@ -358,10 +357,6 @@ class Lowering:
                 if len(arg.shape) > len(aval.shape)
             )
         return self.parts(name, args, avals, scratch=scratch)
-
-
-def _shaped_aval(atom: Any) -> Any:
-    return atom.aval
 
 
 _LAYERS: dict[str, Callable[[Lowering, list[Node], dict[str, Any], Any, Shapes], Node]] = {

@@ -8,6 +8,7 @@ from jax.extend import core
 
 from cnnjax.analysis import _edges
 from cnnjax.analysis._course import Course
+from cnnjax.analysis._equations import shape_of
 from cnnjax.analysis._rules import (
     Report,
     Rule,
@@ -15,7 +16,6 @@ from cnnjax.analysis._rules import (
     cut,
     lost_elsewhere,
     renumbered,
-    shape_of,
     table,
     the_seen,
 )
@@ -245,9 +245,8 @@ def at_index(value: Value, index: int) -> Value:
 
 def stacked(values: Sequence[Value], shape: Shape) -> Value:
     """Values as the slices of one, along a new first axis."""
-    reasons = [r for value in values if isinstance(value, Unknown) for r in value.reasons]
-    if reasons:
-        return Unknown(tuple(dict.fromkeys(reasons)))
+    if unknown := Unknown.among(values):
+        return unknown
     seen = [value for value in values if isinstance(value, Seen)]
     if not seen:
         return Constant.of(values)

@@ -14,7 +14,7 @@ from jax.extend import core
 
 from cnnjax.analysis import _course, _edges
 from cnnjax.analysis._course import Course
-from cnnjax.analysis._values import Merge, Seen, Value, varying
+from cnnjax.analysis._values import Merge, Seen, Value, covers
 
 __all__ = [
     "CannotFollowError",
@@ -25,7 +25,6 @@ __all__ = [
     "cut",
     "lost_elsewhere",
     "renumbered",
-    "shape_of",
     "table",
     "the_seen",
     "widened",
@@ -51,11 +50,6 @@ def table(rules: dict[str, Rule]) -> Callable[..., Callable[[Rule], Rule]]:
         return enter
 
     return rule
-
-
-def shape_of(variable: Any) -> Shape:
-    """Shape of a variable or literal of a program."""
-    return tuple(variable.aval.shape)
 
 
 def the_seen(operands: Sequence[Value], number: int = 0) -> Seen:
@@ -116,11 +110,7 @@ def contracted(seen: Seen, shape: Shape, axes: Sequence[int]) -> Seen:
     reduced = seen.moved(lambda e: _edges.reduced(e, axes), course, same_origin=False)
     # All of the image, as its borders have it, is all of it.
     courses = [
-        _course.whole() if _covers(edges, tracked.size) and law and law.axis is None else law
+        _course.whole() if covers(edges, tracked) and law and law.axis is None else law
         for law, edges, tracked in zip(reduced.courses, reduced.edges, seen.tracked, strict=True)
     ]
     return Seen(reduced.edges, courses, seen.tracked)
-
-
-def _covers(edges: np.ndarray, size: int) -> bool:
-    return not varying(edges) and edges.reshape(2).tolist() == [0, size - 1]

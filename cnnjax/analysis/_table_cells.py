@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 Number = int | Fraction | None
+T = TypeVar("T")
 
 
 def input_row(account: Account) -> Row:
@@ -120,7 +121,7 @@ def agreed(values: Sequence[Number]) -> str:
     >>> agreed((2, 2)), agreed((2, 1)), agreed(())
     ('2', '2x1', '')
     """
-    return numbers(values[:1] if len(set(values)) == 1 else values)
+    return numbers(_once(values))
 
 
 def padding_cell(padding: Sequence[tuple[int, int]]) -> str:
@@ -131,8 +132,7 @@ def padding_cell(padding: Sequence[tuple[int, int]]) -> str:
     >>> padding_cell(((1, 1), (2, 2))), padding_cell(((0, 1), (2, 2)))
     ('1x2', '0,1x2')
     """
-    cells = [str(low) if low == high else f"{low},{high}" for low, high in padding]
-    return times(cells[:1] if len(set(cells)) == 1 else cells)
+    return times(_once([str(p[0]) if p[0] == p[1] else f"{p[0]},{p[1]}" for p in padding]))
 
 
 def support(axis: AxisField) -> int:
@@ -144,8 +144,12 @@ def field_cell(seen: TracedField) -> str:
     """What a reader is told of a receptive field; one word where all axes agree."""
     if seen.unknown:
         return "unknown"
-    cells = [_axis_cell(axis) for axis in seen.axes]
-    return times(cells[:1] if len(set(cells)) == 1 else cells)
+    return times(_once([_axis_cell(axis) for axis in seen.axes]))
+
+
+def _once(values: Sequence[T]) -> Sequence[T]:
+    """One value that stands for all axes where they agree."""
+    return values[:1] if len(set(values)) == 1 else values
 
 
 def _axis_cell(axis: AxisField) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "Unknown",
     "Value",
     "branch",
+    "covers",
     "join",
     "recovered",
     "varying",
@@ -78,6 +79,12 @@ class Unknown:
     """
 
     reasons: tuple[str, ...]
+
+    @staticmethod
+    def among(values: "Sequence[Value]") -> "Unknown | None":
+        """All that is unknown of these values, each reason once; None if nothing is."""
+        reasons = [r for value in values if isinstance(value, Unknown) for r in value.reasons]
+        return Unknown(tuple(dict.fromkeys(reasons))) if reasons else None
 
 
 @dataclass(frozen=True)
@@ -166,15 +173,20 @@ def varying(edges: np.ndarray) -> set[int]:
     return {axis for axis, size in enumerate(edges.shape[1:]) if size > 1}
 
 
+def covers(edges: np.ndarray, tracked: Tracked) -> bool:
+    """Whether all elements see all of the image, as its borders have it."""
+    return not varying(edges) and edges.reshape(2).tolist() == [0, tracked.size - 1]
+
+
 def recovered(course: Course | None, edges: np.ndarray, tracked: Tracked) -> Course | None:
     """A law where there was none, when all elements see the same."""
     if course is not None or varying(edges):
         return course
+    if covers(edges, tracked):
+        return _course.whole()
     negated_first, last = (int(edge) for edge in edges.reshape(2))
     if last == _edges.EMPTY:
         return _course.constant(_course.WHOLE, -_course.WHOLE)
-    if negated_first == 0 and last == tracked.size - 1:
-        return _course.whole()
     return _course.constant(-negated_first, last)
 
 
