@@ -360,15 +360,22 @@ def _as_record(found: Verified) -> dict[str, Any]:
         "peak_ratio": found.peak_ratio,
         "temporary_ratio": None if math.isnan(ratio) else ratio,
         "flops": found.flops,
+        "predicted_flops": found.predicted_flops,
+        "flops_ratio": found.flops_ratio,
     }
 
 
 def _sentence(found: Verified, batch_size: int) -> str:
     ratio = found.temporary_ratio
     temporaries = "XLA has no temporaries" if math.isnan(ratio) else f"temporaries {ratio:.3f}"
+    flops = f"XLA counts {found.flops:,.0f} FLOPs"
+    if found.flops_ratio is not None:
+        flops = (
+            f"2 MACs + bias + other FLOPs are {found.flops_ratio:.3f} of XLA's {found.flops:,.0f}"
+        )
     return (
         f"{found.name}, batch {batch_size}: predicted memory is {found.peak_ratio:.3f} of XLA's "
-        f"{found.compiled.peak_bytes:,} bytes ({temporaries}); XLA counts {found.flops:,.0f} FLOPs"
+        f"{found.compiled.peak_bytes:,} bytes ({temporaries}); {flops}"
     )
 
 

@@ -102,6 +102,10 @@ def test_verify_prints_the_ratio_to_xlas_figure():
         assert one["peak_ratio"] == one["predicted_peak_bytes"] / one["compiled_peak_bytes"]
         assert one["peak_ratio"] == pytest.approx(1, abs=0.15)
         assert one["flops"] > 2 * 416_520
+    # No padding in LeNet-5: what XLA counts otherwise is tanh and the pooling's divisions.
+    inference, training = found["verified"]
+    assert inference["flops_ratio"] == pytest.approx(1, abs=0.03)
+    assert training["flops_ratio"] is None
     assert [one["name"] for one in found["verified"]] == ["inference", "training"]
     text = printed("--model=lenet5", "--batch_size=4", "--verify")
     assert re.search(r"training, batch 4: predicted memory is [01]\.\d{3} of XLA's", text)

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import pytest
 
 from cnnjax import pattern
-from cnnjax.analysis import OPTIMIZER_SLOTS, footprint, largest_fitting, verify
+from cnnjax.analysis import (
+    OPTIMIZER_SLOTS,
+    account,
+    compiled_flops,
+    footprint,
+    largest_fitting,
+    verify,
+)
 
 SMALL = pattern.to_module(
     pattern.parse(
@@ -98,6 +105,27 @@ def test_predictions_stand_beside_xlas_figures():
     # Three products of images with the kernel's taps and the scores', two operations each.
     macs = 16 * (16 * 16 * 8 * 27 + 5120)
     assert training.flops > 2 * 2 * macs > inference.flops > 2 * 0.8 * macs
+
+
+def test_flops_of_a_product_are_xlas():
+    inference, training = verify(nn.Dense(16, use_bias=False), (64,), batch_size=8)
+    assert inference.predicted_flops == inference.flops == 8 * 2 * 64 * 16
+    assert inference.flops_ratio == 1
+    assert training.flops_ratio is None
+
+
+def test_taps_over_padding_are_counted_and_xla_leaves_them_out():
+    module = pattern.to_module(pattern.parse("INPUT[8x8x2] -> CONV3-4[bias=false]"))
+    fn, args = (
+        module.apply,
+        (
+            jax.eval_shape(module.init, jax.random.key(0), jnp.ones((1, 8, 8, 2))),
+            jax.ShapeDtypeStruct((1, 8, 8, 2), jnp.float32),
+        ),
+    )
+    # Of 3 x 8 taps along an axis the first and the last lie outside.
+    assert account(module, (8, 8, 2)).macs == 24 * 24 * 2 * 4
+    assert compiled_flops(fn, *args) == 2 * 22 * 22 * 2 * 4
 
 
 def test_nothing_is_allocated():

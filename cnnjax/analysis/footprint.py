@@ -70,17 +70,27 @@ class Verified:
       predicted: of `predict_memory`.
       compiled: of XLA's memory analysis.
       flops: of XLA's cost analysis.
+      predicted_flops: of the account: two for each MAC, biases and the rest, times the batch;
+        None in training, which an account says nothing of.
     """
 
     name: str
     predicted: Memory
     compiled: Memory
     flops: float
+    predicted_flops: int | None = None
 
     @property
     def peak_ratio(self) -> float:
         """Predicted over XLA's peak."""
         return self.predicted.peak_bytes / self.compiled.peak_bytes
+
+    @property
+    def flops_ratio(self) -> float | None:
+        """The account's over XLA's FLOPs; above 1 where XLA leaves taps over padding out."""
+        if self.predicted_flops is None or not self.flops:
+            return None
+        return self.predicted_flops / self.flops
 
     @property
     def temporary_ratio(self) -> float:
@@ -240,14 +250,17 @@ def verify(
     """
     network = _network("verify", module, input_shape, dtype, training_kwargs, kwargs)
     _check_batch("verify", batch_size)
+    costs = account(module, input_shape, dtype=dtype, **kwargs)
+    one = 2 * costs.macs + costs.bias_flops + costs.other_flops
     found = []
-    for name, call in (
-        ("inference", network.inference_call),
-        ("training", network.training_call),
+    for name, call, predicted_flops in (
+        ("inference", network.inference_call, batch_size * one),
+        ("training", network.training_call, None),
     ):
         fn, args = call(batch_size)
         compiled, flops = compiled_costs(fn, *args)
-        found.append(Verified(name, predict_memory(fn, *args), compiled, flops))
+        predicted = predict_memory(fn, *args)
+        found.append(Verified(name, predicted, compiled, flops, predicted_flops))
     return tuple(found)
 
 
