@@ -71,6 +71,7 @@ _CONV = {"stride": (2, 1), "padding": ((1, 0), (0, 2)), "dilation": (1, 2)}
 _GROUPED = _CONV | {"groups": 2}
 _X, _Y, _KERNEL = random(2, 4, 3, 2), random(2, 2, 3, 2), random(2, 2, 1, 2)
 _POOL = {"window": (3, 2), "stride": (2, 1), "padding": ((1, 0), (1, 1)), "fit": "ceil"}
+_DILATED = {"window": (2, 3), "stride": (2, 1), "padding": (1, 2), "dilation": (3, 2)}
 # One grid for the whole batch, so that the law of the batch holds: no image draws another.
 _GRID = {"key": jax.random.key(3), "output_size": (4, 3), "share": "batch"}
 # Compiling is what takes the time, and an axis takes half as much of it as two.
@@ -112,6 +113,10 @@ TABLE = {
         "avg_pool", (random(2, 4, 5, 1),), _POOL | {"count_padding": True}
     ),
     "l2_pool": Row("l2_pool", (distinct(2, 4, 5, 1),), _POOL),
+    "max_pool, dilated": Row("max_pool", (distinct(2, 5, 6, 2),), _DILATED),
+    "avg_pool, dilated": Row("avg_pool", (random(2, 5, 6, 1),), _DILATED),
+    "adaptive_avg_pool": Row("adaptive_avg_pool", (random(2, 5, 4, 2),), {"output_size": (3, 6)}),
+    "adaptive_avg_pool, tiles": Row("adaptive_avg_pool", (random(2, 6, 2),), {"output_size": (3,)}),
     "global_max_pool": Row("global_max_pool", (distinct(2, 3, 4, 2),), {}),
     "global_avg_pool": Row("global_avg_pool", (random(2, 3, 4, 2),), {}),
     "max_pool_with_switches": Row("max_pool_with_switches", (distinct(2, 4, 5, 1),), _POOL),
@@ -167,6 +172,10 @@ TABLE = {
         (random(2, 4, 5, 2),),
         {"window": (3, 2), "alpha": 0.7, "beta": 0.6},
     ),
+    "batch_norm": Row(
+        "batch_norm", (random(2, 3, 2), random(2), random(2) ** 2, random(2) + 2, random(2)), {}
+    ),
+    "batch_statistics": Row("batch_statistics", (random(2, 3, 2),), {}, batched=()),
     "multiclass_svm_loss": Row(
         "multiclass_svm_loss", (distinct(2, 5), np.array([4, 2])), {}, batched=(0, 1)
     ),

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from jax import lax
 from jax.test_util import check_grads
 
-from cnnjax.ops import avg_pool, global_avg_pool, global_max_pool, l2_pool, max_pool
+from cnnjax import analysis
+from cnnjax.ops import (
+    avg_pool,
+    conv,
+    global_avg_pool,
+    global_max_pool,
+    l2_pool,
+    max_pool,
+    max_pool_with_switches,
+)
 
 
 def random(*shape, seed=0):
@@ -405,6 +414,137 @@ def test_l2_pool_is_homogeneous_and_between_the_maximum_and_its_multiple():
     largest = max_pool(jnp.abs(x), window=3, stride=2)
     assert (pool(x) >= largest * (1 - 1e-6)).all()
     assert (pool(x) <= 3 * largest * (1 + 1e-6)).all()
+
+
+# ---- pixels of a window spaced apart ----
+
+# (shape of x, window, stride, (low, high) pairs, dilation, fit)
+DILATED = {
+    "1d": ((2, 11, 2), (3,), (2,), ((2, 1),), (2,), "floor"),
+    "2d": ((2, 7, 8, 2), (2, 3), (1, 2), ((0, 0), (3, 2)), (4, 3), "floor"),
+    "2d_ceil": ((1, 9, 10, 1), (3, 2), (3, 4), ((1, 1), (0, 0)), (2, 2), "ceil"),
+    "2d_stride_shares_a_factor": (
+        (1, 13, 12, 2),
+        (3, 2),
+        (4, 6),
+        ((0, 0), (1, 3)),
+        (6, 4),
+        "floor",
+    ),
+    "3d": ((1, 5, 4, 3, 1), (2, 2, 1), (1, 1, 1), ((1, 1), (0, 0), (0, 0)), (2, 3, 2), "floor"),
+}
+each_dilated = pytest.mark.parametrize("case", DILATED.values(), ids=DILATED)
+
+
+def dilated_loops(x, reduce, *, window, stride, padding, dilation, fit):
+    """`reduce(pixels, num_counted)` of each window, its taps visited one by one."""
+    rank = len(window)
+    batch, spatial = x.shape[: -rank - 1], x.shape[-rank - 1 : -1]
+    starts = [
+        oracles.window_starts(size, w, s, low, high, d, fit)
+        for size, w, s, (low, high), d in zip(
+            spatial, window, stride, padding, dilation, strict=True
+        )
+    ]
+    out = np.zeros((*batch, *map(len, starts), x.shape[-1]))
+    for position in np.ndindex(*out.shape):
+        index, place = position[: len(batch)], position[len(batch) : -1]
+        pixels, num_counted = [], 0
+        for tap in np.ndindex(*window):
+            pixel = [starts[a][place[a]] + tap[a] * dilation[a] for a in range(rank)]
+            if all(0 <= p < size for p, size in zip(pixel, spatial, strict=True)):
+                pixels.append(x[(*index, *pixel, position[-1])])
+            num_counted += all(
+                -low <= p < size + high
+                for p, size, (low, high) in zip(pixel, spatial, padding, strict=True)
+            )
+        out[position] = reduce(np.array(pixels), num_counted)
+    return out
+
+
+@each_pool
+@each_dilated
+def test_dilated_pool_is_the_numpy_loops(name, case):
+    shape, *statics = case
+    arguments = dict(zip(("window", "stride", "padding", "dilation", "fit"), statics, strict=True))
+    x = random(*shape)
+    function, reduce = POOLS[name]
+    with jax.enable_x64(True):
+        out = function(jnp.asarray(x), **arguments)
+    expected = dilated_loops(x, reduce, **arguments)
+    np.testing.assert_allclose(out, expected, rtol=1e-13, atol=1e-13)
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(
+    window=st.tuples(st.integers(1, 3), st.integers(2, 5)),
+    stride=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    dilation=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    extra=st.tuples(st.integers(2, 6), st.integers(2, 6)),
+    padded=st.booleans(),
+    channels=st.sampled_from([1, 2]),
+)
+def test_dilated_max_pool_its_switches_and_gradient_are_pytorchs_ties_included(
+    torch, window, stride, dilation, extra, padded, channels
+):
+    spans = [d * (w - 1) + 1 for w, d in zip(window, dilation, strict=True)]
+    sizes = [span + more for span, more in zip(spans, extra, strict=True)]
+    padding = tuple(w // 2 if padded else 0 for w in window)
+    x = rectified(2, *sizes, channels)
+    leaf = torch.tensor(oracles.channels_first(x), requires_grad=True)
+    theirs, places = torch.nn.functional.max_pool2d(
+        leaf, window, stride, padding, dilation, return_indices=True
+    )
+    expected = oracles.channels_last(theirs.detach().numpy())
+    cotangent = random(*expected.shape)
+    theirs.backward(torch.tensor(oracles.channels_first(cotangent)))
+    arguments = {"window": window, "stride": stride, "padding": padding, "dilation": dilation}
+    with jax.enable_x64(True):
+        out, pull_back = jax.vjp(functools.partial(max_pool, **arguments), jnp.asarray(x))
+        (gradient,) = pull_back(jnp.asarray(cotangent))
+        _, switches = max_pool_with_switches(jnp.asarray(x), **arguments)
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(switches, oracles.channels_last(places.numpy()))
+    np.testing.assert_allclose(gradient, oracles.channels_last(leaf.grad.numpy()), atol=1e-12)
+
+
+def test_max_pool_at_the_stride_of_its_dilation_is_the_pool_of_one_phase():
+    x = jnp.asarray(random(2, 12, 9, 2), jnp.float32)
+    out = max_pool(x, window=2, stride=3, dilation=3)
+    np.testing.assert_array_equal(out, max_pool(x[:, ::3, ::3], window=2, stride=1))
+
+
+@each_pool
+def test_traced_field_of_a_dilated_window_counts_its_span(name):
+    # d (k - 1) + 1 (Araujo et al., 2019): 2 (3 - 1) + 1 = 5, behind a 3x3 at stride 2.
+    def network(x):
+        x = conv(x, jnp.ones((3, 3, 1, 2)), stride=2)
+        return POOLS[name][0](x, window=3, stride=2, dilation=2)
+
+    costs = analysis.account(network, (33, 41, 1))
+    seen = costs.rows[-1].receptive_field
+    assert (seen.size, seen.stride) == ((3 + 4 * 2, 3 + 4 * 2), (4, 4))
+    assert costs.rows[-1].dilation == (2, 2)
+
+
+@pytest.mark.parametrize("function", [max_pool, avg_pool, l2_pool])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"dilation": 0}, ValueError, ": dilation must be at least 1, got 0"),
+        ({"dilation": (1, 1, 1)}, ValueError, r": dilation has 3 values .* for 2 spatial axes"),
+        ({"dilation": 8}, ValueError, r": .*spanning 9 \(window 2, dilation 8\) is larger than"),
+        (
+            {"x": jnp.ones((1, 8, 1)), "dilation": 2, "padding": 1, "stride": 1},
+            ValueError,
+            r": a window of \(2, 2\) pixels, \(2, 2\) apart, .* steps over all of the \(1, 8\)",
+        ),
+    ],
+)
+def test_dilation_that_cannot_be_is_told(function, arguments, error, message):
+    arguments = {"x": jnp.ones((8, 8, 2)), "window": 2} | arguments
+    with pytest.raises(error, match=f"^{function.__name__}{message}"):
+        function(arguments.pop("x"), **arguments)
 
 
 # ---- the whole image ----

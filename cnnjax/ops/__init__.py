@@ -1,5 +1,7 @@
 """The pure functions: channels last, any number of batch axes, rank by the window."""
 
+from cnnjax.ops.adaptive import adaptive_avg_pool
+from cnnjax.ops.batch_norm import batch_norm, batch_statistics
 from cnnjax.ops.conv import conv
 from cnnjax.ops.fractional import (
     average_over_grids,
@@ -23,8 +25,11 @@ from cnnjax.ops.transpose import conv_input_gradient, conv_kernel_gradient, conv
 
 __all__ = [
     "LRN_PRESETS",
+    "adaptive_avg_pool",
     "average_over_grids",
     "avg_pool",
+    "batch_norm",
+    "batch_statistics",
     "conv",
     "conv_as_matmul",
     "conv_input_gradient",

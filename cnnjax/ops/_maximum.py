@@ -153,6 +153,8 @@ def pixel_of(
     for number, axis in enumerate(axes):
         weight = math.prod(later.widest for later in axes[number + 1 :])
         place = (taps.astype(jnp.int32) // weight) % axis.widest
+        if axis.dilation > 1:
+            place = place * axis.dilation
         start = jnp.asarray(axis.starts(bounds[number]), jnp.int32)
         pixel = place + along(start, number + 1, taps.ndim)
         position = position * spatial[number] + pixel

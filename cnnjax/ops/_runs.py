@@ -5,6 +5,7 @@ axis. Everything here works on flat batches, (N, *spatial, channels).
 """
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -13,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnnjax import geometry
+
 # The first pixel and one past the last of each drawn run: () for an axis with a sliding window,
 # two arrays of shape (runs,) shared by the batch, or of shape (N, runs).
 Bounds: TypeAlias = tuple[jax.Array, ...]
@@ -20,18 +23,32 @@ Bounds: TypeAlias = tuple[jax.Array, ...]
 
 @dataclass(frozen=True)
 class Sliding:
-    """Runs of `widest` pixels, `stride` apart, the first one starting `low` before the axis."""
+    """Runs of `widest` pixels, `stride` apart, the first one starting `low` before the axis.
+
+    The pixels of one run are `dilation` apart.
+    """
 
     size: int
     num_runs: int
     widest: int
     stride: int
     low: int
+    dilation: int = 1
+
+    @property
+    def span(self) -> int:
+        """Pixels from a run's first to its last."""
+        return geometry.window_span(self.widest, self.dilation)
+
+    @property
+    def period(self) -> int:
+        """How many runs lie from one that sees a pixel to the next that may see it."""
+        return self.dilation // math.gcd(self.stride, self.dilation)
 
     @property
     def covering(self) -> int:
         """The most runs that see one pixel."""
-        return min(-(-self.widest // self.stride), self.num_runs)
+        return min(-(-self.span // (self.stride * self.period)), self.num_runs)
 
     @property
     def untouched(self) -> bool:
@@ -44,6 +61,7 @@ class Sliding:
         return (
             self.widest == self.stride
             and self.low == 0
+            and self.dilation == 1
             and self.num_runs * self.widest <= self.size
         )
 
@@ -56,19 +74,19 @@ class Sliding:
         """For each place of a run its pixel in every run; `fill` beyond the ends of the axis."""
         del bounds
         reach = (self.num_runs - 1) * self.stride + 1
-        high = self.widest - 1 + reach - self.low - self.size
+        high = self.span - 1 + reach - self.low - self.size
         padding = [(0, 0, 0)] * x.ndim
         # Pixels that no run reaches are left out by the slices; lax.pad would crop them too.
         padding[axis] = (self.low, max(high, 0), 0)
         padded = lax.pad(x, np.asarray(fill, x.dtype), padding) if any(padding[axis]) else x
         return [
-            lax.slice_in_dim(padded, tap, tap + reach, self.stride, axis)
-            for tap in range(self.widest)
+            lax.slice_in_dim(padded, first, first + reach, self.stride, axis)
+            for first in range(0, self.span, self.dilation)
         ]
 
     def seen(self, tap: int) -> np.ndarray | None:
         """Which runs have this place on the axis, not beyond its ends; None for all of them."""
-        pixels = self.starts(()) + tap
+        pixels = self.starts(()) + tap * self.dilation
         seen = (pixels >= 0) & (pixels < self.size)
         return None if seen.all() else seen
 
@@ -76,11 +94,18 @@ class Sliding:
         """The runs that may see each pixel: which run, at which place, and whether it does."""
         del bounds
         pixels = np.arange(self.size) + self.low
+        last = np.minimum(pixels // self.stride, self.num_runs - 1)
+        # Runs that have a tap on the pixel solve pixel = run * stride + tap * dilation: they are
+        # a period apart, and below the last run that starts in time is the last of them.
+        common = math.gcd(self.stride, self.dilation)
+        one = pixels // common * pow(self.stride // common, -1, self.period)
+        last = last - (last - one) % self.period
         found = []
         for earlier in range(self.covering):
-            run = np.minimum(pixels // self.stride, self.num_runs - 1) - earlier
-            place = pixels - run * self.stride
-            found.append((np.maximum(run, 0), place, (run >= 0) & (place < self.widest)))
+            run = last - earlier * self.period
+            place, beside = np.divmod(pixels - run * self.stride, self.dilation)
+            sees = (run >= 0) & (place < self.widest) & (beside == 0)
+            found.append((np.maximum(run, 0), place, sees))
         return found
 
 
@@ -92,6 +117,7 @@ class Drawn:
     num_runs: int
     widest: int
     covering: int
+    dilation: ClassVar[int] = 1
     untouched: ClassVar[bool] = False
 
     def starts(self, bounds: Bounds) -> jax.Array:

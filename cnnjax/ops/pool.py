@@ -23,6 +23,7 @@ def max_pool(
     window: PerAxis,
     stride: PerAxis | None = None,
     padding: Padding = "VALID",
+    dilation: PerAxis = 1,
     fit: Fit = "floor",
 ) -> jax.Array:
     """Maximum over each window: out[..., u, c] = max over taps t of x[..., u S + t - low, c].
@@ -36,6 +37,7 @@ def max_pool(
       window: pixels of the window, one value an axis; a bare integer means two axes, (F, F).
       stride: step between windows; the window's own size (tiles that touch) by default.
       padding: "VALID", "SAME" (XLA's rule), an integer, or (low, high) pairs an axis.
+      dilation: spacing of the window's pixels; F of them span d(F - 1) + 1.
       fit: "floor" leaves the pixels unseen that fill no window, "ceil" adds a window that hangs
         over the end (Caffe, GoogLeNet), "exact" raises when the windows do not tile the input.
 
@@ -54,7 +56,7 @@ def max_pool(
     Siblings: `max_pool_with_switches` also says which pixel won, `fractional_max_pool` draws its
     windows, `avg_pool` takes the mean and must decide whether padding counts.
     """
-    windows = pool_windows("max_pool", x, window, stride, padding, fit)
+    windows = pool_windows("max_pool", x, window, stride, padding, dilation, fit)
     return as_layer(_max_pool, windows.named("max_pool"), windows=windows)(x)
 
 
@@ -70,6 +72,7 @@ def avg_pool(
     window: PerAxis,
     stride: PerAxis | None = None,
     padding: Padding = "VALID",
+    dilation: PerAxis = 1,
     fit: Fit = "floor",
     count_padding: bool = False,
 ) -> jax.Array:
@@ -80,6 +83,7 @@ def avg_pool(
       window: pixels of the window, one value an axis; a bare integer means two axes, (F, F).
       stride: step between windows; the window's own size by default.
       padding: "VALID", "SAME" (XLA's rule), an integer, or (low, high) pairs an axis.
+      dilation: spacing of the window's pixels; F of them span d(F - 1) + 1.
       fit: "floor", "ceil" or "exact", as in `max_pool`.
       count_padding: divide by the pixels seen (False, as Haiku does) or by the window's part
         that lies on the padded input (True, the default of Flax, Equinox and PyTorch). What
@@ -99,7 +103,7 @@ def avg_pool(
     Array([0.25, 0.5 , 0.5 , 0.25], dtype=float32)
     """
     check_mean("avg_pool", x)
-    windows = pool_windows("avg_pool", x, window, stride, padding, fit)
+    windows = pool_windows("avg_pool", x, window, stride, padding, dilation, fit)
     name = windows.named("avg_pool")
     return as_layer(_avg_pool, name, windows=windows, count_padding=bool(count_padding))(x)
 
@@ -116,6 +120,7 @@ def l2_pool(
     window: PerAxis,
     stride: PerAxis | None = None,
     padding: Padding = "VALID",
+    dilation: PerAxis = 1,
     fit: Fit = "floor",
 ) -> jax.Array:
     """L2 norm of each window: out[..., u, c] = sqrt(sum over taps t of x[..., u S + t - low, c]^2).
@@ -129,6 +134,7 @@ def l2_pool(
       stride: step between windows; the window's own size by default.
       padding: "VALID", "SAME" (XLA's rule), an integer, or (low, high) pairs an axis; it adds
         nothing to the norm.
+      dilation: spacing of the window's pixels.
       fit: "floor", "ceil" or "exact", as in `max_pool`.
 
     Returns:
@@ -148,7 +154,7 @@ def l2_pool(
     (2007); CS231n course notes, "Convolutional Networks", general pooling.
     """
     check_mean("l2_pool", x)
-    windows = pool_windows("l2_pool", x, window, stride, padding, fit)
+    windows = pool_windows("l2_pool", x, window, stride, padding, dilation, fit)
     return as_layer(_l2_pool, windows.named("l2_pool"), windows=windows)(x)
 
 
@@ -227,14 +233,24 @@ def pool_windows(
     window: PerAxis,
     stride: PerAxis | None,
     padding: Padding,
+    dilation: PerAxis,
     fit: Fit,
 ) -> Windows:
     """The windows of a pooling, every one of which sees at least one pixel."""
-    windows = Windows.of(function, x.shape, window, stride=stride, padding=padding, fit=fit)
-    if any(w <= max(pair) for w, pair in zip(windows.window, windows.padding, strict=True)):
+    windows = Windows.of(
+        function, x.shape, window, stride=stride, padding=padding, dilation=dilation, fit=fit
+    )
+    spans = tuple(map(geometry.window_span, windows.window, windows.dilation))
+    if any(span <= max(pair) for span, pair in zip(spans, windows.padding, strict=True)):
         raise ValueError(
-            f"{function}: padding {windows.padding} must stay below the window {windows.window} on "
+            f"{function}: padding {windows.padding} must stay below the window {spans} on "
             "every axis, else a window sees only padding"
+        )
+    if max(windows.dilation) > 1 and not _pixels_counted(windows, count_padding=False).all():
+        raise ValueError(
+            f"{function}: a window of {windows.window} pixels, {windows.dilation} apart, at stride "
+            f"{windows.stride} with padding {windows.padding} steps over all of the "
+            f"{windows.spatial} pixels; use a smaller dilation or less padding"
         )
     return windows
 
@@ -242,13 +258,14 @@ def pool_windows(
 def sliding_axes(windows: Windows) -> tuple[_runs.Sliding, ...]:
     """The windows as runs of pixels, axis by axis."""
     return tuple(
-        _runs.Sliding(size, out, w, s, low)
-        for size, out, w, s, (low, _) in zip(
+        _runs.Sliding(size, out, w, s, low, d)
+        for size, out, w, s, (low, _), d in zip(
             windows.spatial,
             windows.outputs,
             windows.window,
             windows.stride,
             windows.padding,
+            windows.dilation,
             strict=True,
         )
     )
@@ -263,17 +280,12 @@ def _window_sum(x: jax.Array, windows: Windows) -> jax.Array:
 def _pixels_counted(windows: Windows, count_padding: bool) -> np.ndarray:
     """How many pixels the mean of each window divides by, in a shape that broadcasts."""
     counts = np.ones((), int)
-    for size, w, s, (low, high), out in zip(
-        windows.spatial,
-        windows.window,
-        windows.stride,
-        windows.padding,
-        windows.outputs,
-        strict=True,
+    for axis, size, (low, high) in zip(
+        sliding_axes(windows), windows.spatial, windows.padding, strict=True
     ):
         first, last = (-low, size + high) if count_padding else (0, size)
-        starts = np.arange(out) * s - low
-        seen = np.minimum(starts + w, last) - np.maximum(starts, first)
+        pixels = axis.starts(()).reshape(-1, 1) + np.arange(0, axis.span, axis.dilation)
+        seen = np.sum((pixels >= first) & (pixels < last), axis=1)
         counts = np.multiply.outer(counts, seen)
     return counts.reshape((1,) * len(windows.batch) + (*windows.outputs, 1))
 

@@ -23,6 +23,7 @@ def max_pool_with_switches(
     window: PerAxis,
     stride: PerAxis | None = None,
     padding: Padding = "VALID",
+    dilation: PerAxis = 1,
     fit: Fit = "floor",
 ) -> tuple[jax.Array, jax.Array]:
     """Maximum over each window, and the position of the pixel that it came from.
@@ -32,6 +33,7 @@ def max_pool_with_switches(
       window: pixels of the window, one value an axis; a bare integer means two axes, (F, F).
       stride: step between windows; the window's own size by default.
       padding: "VALID", "SAME" (XLA's rule), an integer, or (low, high) pairs an axis.
+      dilation: spacing of the window's pixels, as in `max_pool`.
       fit: "floor", "ceil" or "exact", as in `max_pool`.
 
     Returns:
@@ -50,8 +52,9 @@ def max_pool_with_switches(
 
     Source: Zeiler and Fergus, "Visualizing and understanding convolutional networks" (2013).
     """
-    windows = pool_windows("max_pool_with_switches", x, window, stride, padding, fit)
-    name = windows.named("max_pool_with_switches")
+    function = "max_pool_with_switches"
+    windows = pool_windows(function, x, window, stride, padding, dilation, fit)
+    name = windows.named(function)
     return as_layer(_max_pool_with_switches, name, windows=windows)(x)
 
 
