@@ -1,6 +1,17 @@
 """Flax modules over `cnnjax.ops`; every submodule is named, since names are public API."""
 
-from cnnjax.models.layers import Conv
+from cnnjax.models.layers import BatchNorm, Conv, Dense
+from cnnjax.models.network import FeatureInfo, Network
 from cnnjax.models.stack import StackNet
+from cnnjax.models.zoo import create, names
 
-__all__ = ["Conv", "StackNet"]
+__all__ = [
+    "BatchNorm",
+    "Conv",
+    "Dense",
+    "FeatureInfo",
+    "Network",
+    "StackNet",
+    "create",
+    "names",
+]

@@ -1,5 +1,7 @@
 """Flax modules that are the partial application of a pure function of `cnnjax.ops`."""
 
+import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 from cnnjax import ops
 from cnnjax.geometry import Padding
 
-__all__ = ["Conv"]
+__all__ = ["BatchNorm", "Conv", "Dense"]
 
 
 class Conv(nn.Module):
@@ -24,6 +26,7 @@ class Conv(nn.Module):
       groups: blocks the channels are split into.
       use_bias: whether each filter has a bias.
       kernel_init: initialiser; He normal by default (He et al., 2015).
+      bias_init: initialiser; zeros by default.
       dtype: compute dtype; that of the input by default.
       param_dtype: dtype the parameters are kept in.
 
@@ -42,6 +45,7 @@ class Conv(nn.Module):
     groups: int = 1
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -52,9 +56,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         bias = None
         if self.use_bias:
-            bias = self.param(
-                "bias", nn.initializers.zeros_init(), (self.features,), self.param_dtype
-            )
+            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
         dtype = self.dtype or x.dtype
         x, kernel = x.astype(dtype), kernel.astype(dtype)
         bias = None if bias is None else bias.astype(dtype)
@@ -67,3 +69,121 @@ class Conv(nn.Module):
             dilation=self.dilation,
             groups=self.groups,
         )
+
+
+class Dense(nn.Module):
+    """A fully connected layer, either over a whole volume or slid over a larger one.
+
+    Both are the same sum. Over the volume, kernel (H * W * C, features); with a window (H, W) it
+    is a convolution without padding, kernel (H, W, C, features), which gives one output at each
+    position of the window: the same numbers in the same order.
+
+    Attributes:
+      features: number of outputs.
+      window: (H, W) of the volume that one output sees; None for the last axis alone.
+      dilation: spacing of the window's positions.
+      use_bias: whether each output has a bias.
+      kernel_init: initialiser, of the shape (inputs, features).
+      bias_init: initialiser; zeros by default.
+      dtype: compute dtype; that of the input by default.
+      param_dtype: dtype the parameters are kept in.
+
+    >>> import jax, jax.numpy as jnp
+    >>> x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    >>> variables = Dense(5).init(jax.random.key(1), x.reshape(2, -1))
+    >>> kernel = variables["params"]["kernel"].reshape(4, 4, 3, 5)
+    >>> slid = Dense(5, window=(4, 4)).apply(
+    ...     {"params": variables["params"] | {"kernel": kernel}}, x
+    ... )
+    >>> bool(jnp.allclose(slid[:, 0, 0], Dense(5).apply(variables, x.reshape(2, -1)), atol=1e-5))
+    True
+
+    Source: Sermanet et al., "OverFeat", 2013, section 3.5; Long, Shelhamer, Darrell, "Fully
+    Convolutional Networks", 2014.
+    """
+
+    features: int
+    window: tuple[int, int] | None = None
+    dilation: int = 1
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map (*batch, inputs), or (*batch, height, width, channels) with a window."""
+        shape = (*(self.window or ()), x.shape[-1], self.features)
+        kernel = self.param("kernel", self._draw_kernel, shape, self.param_dtype)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+        dtype = self.dtype or x.dtype
+        x, kernel = x.astype(dtype), kernel.astype(dtype)
+        bias = None if bias is None else bias.astype(dtype)
+        if self.window is not None:
+            return ops.conv(x, kernel, bias, dilation=self.dilation)
+        y = x @ kernel
+        return y if bias is None else y + jnp.expand_dims(bias, tuple(range(y.ndim - 1)))
+
+    @nn.nowrap
+    def _draw_kernel(self, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """As a matrix, so that a key gives the same weights whether they are slid or not."""
+        matrix = self.kernel_init(key, (math.prod(shape[:-1]), shape[-1]), dtype)
+        return matrix.reshape(shape)
+
+
+class BatchNorm(nn.Module):
+    """`cnnjax.ops.batch_norm` with scale and bias as parameters and running averages beside.
+
+    In training the batch's own statistics normalise it, and the running averages move,
+    running = momentum * running + (1 - momentum) * batch's, where the batch's variance counts
+    N / (N - 1) of the biased one as in PyTorch, whose momentum is 1 minus this one. (Flax's own
+    layer averages the biased variance.) Statistics are taken in float32 or wider. Under `jit` with
+    sharded images they are those of the whole batch, on all devices.
+
+    Attributes:
+      momentum: share of the old average kept at a step.
+      epsilon: what is added to the variance.
+      scale_init: initialiser; ones by default, zeros to start a residual branch closed.
+      dtype: compute dtype; that of the input by default.
+      param_dtype: dtype the parameters are kept in; the running averages are float32 or wider.
+
+    >>> import jax, jax.numpy as jnp
+    >>> x = jnp.array([[1.0], [3.0]])
+    >>> variables = BatchNorm().init(jax.random.key(0), x)
+    >>> _, moved = BatchNorm().apply(variables, x, train=True, mutable=["batch_stats"])
+    >>> {name: round(float(value[0]), 6) for name, value in moved["batch_stats"].items()}
+    {'mean': 0.2, 'var': 1.1}
+
+    Source: Ioffe and Szegedy, "Batch Normalization", 2015.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    scale_init: nn.initializers.Initializer = nn.initializers.ones_init()
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Map (*batch, *spatial, channels) to the same shape."""
+        x = x.astype(self.dtype or x.dtype)
+        shape, kept = x.shape[-1:], jnp.promote_types(self.param_dtype, jnp.float32)
+        scale = self.param("scale", self.scale_init, shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros_init(), shape, self.param_dtype)
+        mean = self.variable("batch_stats", "mean", functools.partial(jnp.zeros, shape, kept))
+        var = self.variable("batch_stats", "var", functools.partial(jnp.ones, shape, kept))
+        if not train:
+            return ops.batch_norm(x, mean.value, var.value, scale, bias, epsilon=self.epsilon)
+        widened = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        batch_mean, batch_var = ops.batch_statistics(widened)
+        if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
+            count = x.size // x.shape[-1]
+            # One value alone has no spread to estimate; PyTorch refuses it.
+            unbiased = batch_var * (count / max(count - 1, 1))
+            for average, new in ((mean, batch_mean), (var, unbiased)):
+                moved = self.momentum * average.value + (1 - self.momentum) * new.astype(kept)
+                average.value = moved.astype(kept)
+        return ops.batch_norm(x, batch_mean, batch_var, scale, bias, epsilon=self.epsilon)
