@@ -3,7 +3,8 @@
 Suites: "training" (the study's arms against PyTorch eager, and compile times), "forms" (which
 convolution, called how), "seeds" (several seeds on one machine), "ops" (single operations against
 plain JAX, other forms and PyTorch; `--only=conv_3x3,max_pool_2x2` picks some), "memory" (predicted
-memory over XLA's figure, and how long tracing takes), "all".
+memory over XLA's figure, and how long tracing takes), "dense" (scores of a larger image in one pass
+against its crops), "all".
 Contenders are timed in alternation and compared round by round; the tables are Markdown. Exit
 codes: 0 done, 1 refused or failed with a sentence.
 """
@@ -17,6 +18,7 @@ import jax
 from absl import app, flags, logging
 
 from experiments.benchmarking import machine
+from experiments.benchmarking.dense_suite import dense_suite
 from experiments.benchmarking.memory_suite import memory_suite
 from experiments.benchmarking.ops_suite import ops_suite
 from experiments.benchmarking.seeds import seeds_suite
@@ -34,6 +36,7 @@ SUITES: dict[str, tuple[str, Callable[[Setting], str]]] = {
     "seeds": ("Several seeds on one machine", seeds_suite),
     "ops": ("Single operations", ops_suite),
     "memory": ("Predicted memory, and tracing", memory_suite),
+    "dense": ("Dense scores: one pass against the crops", dense_suite),
 }
 
 # Those flags of an ablation that the speed of its training depends on.

@@ -46,12 +46,10 @@ def loops(x, output_size):
     ("shape", "output_size"),
     [
         ((2, 12, 9, 3), (7, 7)),
-        ((13, 6, 2), (6, 4)),
         ((2, 1, 8, 1), (3,)),
         ((2, 6, 2), (3,)),
         ((1, 3, 4, 2), (5, 7)),
         ((1, 4, 3, 5, 2), (3, 3, 2)),
-        ((2, 10, 7, 1), (5, 7)),
         ((2, 8, 6, 1), (4, 1)),
     ],
 )
@@ -63,7 +61,7 @@ def test_adaptive_pool_is_the_loops_over_its_regions(shape, output_size):
     np.testing.assert_allclose(out, loops(x, output_size), rtol=1e-13, atol=1e-13)
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(
     sizes=st.tuples(st.integers(1, 13), st.integers(1, 13)),
     outputs=st.tuples(st.integers(1, 9), st.integers(1, 9)),

@@ -422,16 +422,7 @@ def test_l2_pool_is_homogeneous_and_between_the_maximum_and_its_multiple():
 DILATED = {
     "1d": ((2, 11, 2), (3,), (2,), ((2, 1),), (2,), "floor"),
     "2d": ((2, 7, 8, 2), (2, 3), (1, 2), ((0, 0), (3, 2)), (4, 3), "floor"),
-    "2d_ceil": ((1, 9, 10, 1), (3, 2), (3, 4), ((1, 1), (0, 0)), (2, 2), "ceil"),
-    "2d_stride_shares_a_factor": (
-        (1, 13, 12, 2),
-        (3, 2),
-        (4, 6),
-        ((0, 0), (1, 3)),
-        (6, 4),
-        "floor",
-    ),
-    "3d": ((1, 5, 4, 3, 1), (2, 2, 1), (1, 1, 1), ((1, 1), (0, 0), (0, 0)), (2, 3, 2), "floor"),
+    "2d_ceil": ((1, 13, 12, 2), (3, 2), (4, 6), ((0, 0), (1, 3)), (6, 4), "ceil"),
 }
 each_dilated = pytest.mark.parametrize("case", DILATED.values(), ids=DILATED)
 
@@ -475,7 +466,7 @@ def test_dilated_pool_is_the_numpy_loops(name, case):
     np.testing.assert_allclose(out, expected, rtol=1e-13, atol=1e-13)
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(
     window=st.tuples(st.integers(1, 3), st.integers(2, 5)),
     stride=st.tuples(st.integers(1, 4), st.integers(1, 4)),
