@@ -36,11 +36,13 @@ WITHIN_A_ROW = {("cnnjax.receptive_field", "cnnjax.geometry")}
 LIBRARY_ROWS = {
     "flax": 3,
     "safetensors": 4,
+    "huggingface_hub": 4,
     "tensorflow_datasets": 4,
     "grain": 4,
     "mlxtend": 4,
+    # Checkpoints of weights alone are in row 4, those of a run in row 5.
+    "orbax": 4,
     "optax": 5,
-    "orbax": 5,
     "scipy": 5,
     "absl": 6,
     "matplotlib": 6,

@@ -7,14 +7,12 @@ here exists when its manifest does. The manifest is written last and removed fir
 atomically; it carries a digest of each leaf and one of itself, and restoring checks them all.
 """
 
-import contextlib
-import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cnnjax.files import write_atomically
+from cnnjax.weights.verified import array_digest, json_digest, orbax_silent
 
 __all__ = ["Checkpoints", "Restored"]
 
@@ -100,11 +99,11 @@ class Checkpoints:
         manifest = {
             "step": step,
             "metadata": metadata,
-            "leaves": {path: _digest(leaf) for path, leaf in _leaves(tree)},
+            "leaves": {path: array_digest(leaf) for path, leaf in _leaves(tree)},
         }
-        manifest["manifest"] = _digest_of_json(manifest)
+        manifest["manifest"] = json_digest(manifest)
         try:
-            with _orbax_silent():
+            with orbax_silent():
                 self._orbax.save(self._arrays(step), args=ocp.args.StandardSave(tree))
             write_atomically(self._manifest(step), json.dumps(manifest, allow_nan=False))
         except Exception as error:
@@ -138,7 +137,7 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 manifest = self._read_manifest(step)
-                with _orbax_silent():
+                with orbax_silent():
                     tree = self._orbax.restore(
                         self._arrays(step), args=ocp.args.StandardRestore(abstract)
                     )
@@ -162,7 +161,7 @@ class Checkpoints:
     def _read_manifest(self, step: int) -> dict[str, Any]:
         manifest = json.loads(self._manifest(step).read_text())
         claimed = manifest.pop("manifest", None)
-        if claimed != _digest_of_json(manifest) or manifest["step"] != step:
+        if claimed != json_digest(manifest) or manifest["step"] != step:
             raise ValueError("its manifest does not match its own digest")
         return manifest
 
@@ -190,16 +189,6 @@ def _leaves(tree: Any) -> list[tuple[str, Any]]:
     ]
 
 
-def _digest(leaf: Any) -> str:
-    array = np.asarray(leaf)
-    header = f"{array.dtype.name}{array.shape}".encode()
-    return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()
-
-
-def _digest_of_json(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
 def _check_leaves(tree: Any, abstract: Any, digests: dict[str, str]) -> None:
     found = dict(_leaves(tree))
     if found.keys() != digests.keys():
@@ -207,23 +196,8 @@ def _check_leaves(tree: Any, abstract: Any, digests: dict[str, str]) -> None:
     wanted = dict(_leaves(abstract))
     for path, leaf in found.items():
         # Orbax casts to the dtype asked for without a word; the digest covers the dtype written.
-        if leaf.shape != wanted[path].shape or _digest(leaf) != digests[path]:
+        if leaf.shape != wanted[path].shape or array_digest(leaf) != digests[path]:
             raise ValueError(f"leaf {path} does not match its digest")
-
-
-@contextlib.contextmanager
-def _orbax_silent() -> Iterator[None]:
-    """Keep Orbax from logging, with tracebacks of its threads, what it raises as well."""
-
-    def is_not_orbax(record: logging.LogRecord) -> bool:
-        return f"{os.sep}orbax{os.sep}" not in record.pathname
-
-    logger = logging.getLogger("absl")
-    logger.addFilter(is_not_orbax)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_not_orbax)
 
 
 def _first_line(error: Exception) -> str:
