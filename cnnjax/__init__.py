@@ -2,7 +2,8 @@
 
 Pure functions (`cnnjax.ops`), closed-form geometry (`cnnjax.geometry`,
 `cnnjax.receptive_field`), what any JAX function sees and costs (`cnnjax.analysis`), Flax modules
-(`cnnjax.models`), the layer-pattern language (`cnnjax.pattern`), datasets by name
+of the classic ConvNets (`cnnjax.models`), their weights (`cnnjax.weights`) and their use on larger
+images (`cnnjax.surgery`), the layer-pattern language (`cnnjax.pattern`), datasets by name
 (`cnnjax.data`), training as one XLA program (`cnnjax.training`) and intervals (`cnnjax.stats`).
 
 Submodules load on first use, so that `import cnnjax` costs nothing and `cnnjax.ops` never
@@ -23,7 +24,9 @@ _SUBMODULES = (
     "pattern",
     "receptive_field",
     "stats",
+    "surgery",
     "training",
+    "weights",
 )
 
 __all__ = ["__version__", *_SUBMODULES]

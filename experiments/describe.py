@@ -6,7 +6,6 @@ and, but for `--verify`, nothing compiled. Exit codes: 0 done, 1 refused with a 
 """
 
 import dataclasses
-import importlib
 import json
 import math
 import shutil
@@ -18,8 +17,9 @@ from typing import Any
 import jax.numpy as jnp
 from absl import app, flags, logging
 
+from cnnjax import models
 from cnnjax import pattern as patterns
-from cnnjax.analysis import account, is_module
+from cnnjax.analysis import account
 from cnnjax.analysis.footprint import (
     OPTIMIZER_SLOTS,
     Verified,
@@ -28,9 +28,15 @@ from cnnjax.analysis.footprint import (
     verify,
 )
 from cnnjax.analysis.tables import records, to_json, to_markdown, to_text
-from cnnjax.pattern.classics import PATTERNS
-from experiments.names import check_name
+from experiments.networks import (
+    define_option_flag,
+    make_network,
+    own_module,
+    parse_options,
+    parse_shape,
+)
 from experiments.volumes_plot import check_picture, draw_volumes
+from experiments.zoo_table import zoo_table
 
 FORMATS = ("text", "markdown", "json", "records")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -44,7 +50,7 @@ class Settings:
       module: the network: a Flax module.
       input_shape: shape of one example, (*spatial, channels).
       title: what the network is called.
-      net: the pattern that it was made of; None without.
+      net: the pattern that it was made of, for the advice; None without.
       batch_size: examples at once, for the memory.
       dtype: of the examples and of what is computed.
       optimizer: says how many numbers are kept for each parameter.
@@ -78,16 +84,18 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     text("pattern", "A layer pattern: INPUT[32x32x3] -> [CONV3-16 -> RELU]*2 -> GAP -> FC-10.")
     text(
         "model",
-        f"A known pattern ({', '.join(PATTERNS)}), or your own Flax module, package.file:name, "
-        "a module, its class or a function that makes it.",
+        "A network of the zoo, as resnet50, or your own Flax module, package.file:name, a module, "
+        "its class or a function that makes it.",
     )
+    define_option_flag(flag_values)
+    text("list", 'One table of the networks of the zoo by a pattern of names, "*" or "resnet*".')
     flags.DEFINE_list(
         "bind",
         [],
         'What a pattern leaves open, one value or one a pass: --bind="N=2 2 3,M=3,pool=true".',
         flag_values=flag_values,
     )
-    text("input_shape", "Shape of one example, 224x224x3, in place of the pattern's own.")
+    text("input_shape", "Shape of one example, 224x224x3, in place of the network's own.")
     flags.DEFINE_integer(
         "batch_size", 1, "Examples at once, for the memory.", lower_bound=1, flag_values=flag_values
     )
@@ -115,16 +123,25 @@ def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Settings:
     """
     values: dict[str, Any] = {name: flag_values[name].value for name in flag_values}
     if (values["pattern"] is None) == (values["model"] is None):
-        raise ValueError("give either --pattern=... or --model=NAME")
+        raise ValueError('give either --pattern=... or --model=NAME, or --list="*" for the names')
+    name, options = values["model"], parse_options(values["option"])
+    if name is not None and values["bind"]:
+        raise ValueError(f"--bind is for patterns, not for --model={name}")
+    if options and (name is None or ":" in name):
+        raise ValueError("--option is for the networks of the zoo, --model=NAME")
+    text = values["input_shape"]
+    shape = None if text is None else parse_shape(text)
     net = None
-    if ":" in (values["model"] or ""):
-        if values["bind"]:
-            raise ValueError(f"--bind is for patterns, not for --model={values['model']}")
-        module, input_shape = _own_module(values["model"], values["input_shape"])
-    else:
-        net = _bound_pattern(values)
+    module: Any
+    if name is None:
+        net = _bound_pattern(values, shape)
         module = patterns.to_module(net, dtype=jnp.dtype(values["dtype"]))
         input_shape = patterns.volumes(net)[0].shape
+    elif ":" in name:
+        module, input_shape = own_module(name, shape)
+    else:
+        module = make_network(name, {"dtype": jnp.dtype(values["dtype"]), **options}, shape)
+        input_shape = module.input_shape
     output = None if values["output"] is None else Path(values["output"])
     if output is not None:
         check_picture(output)
@@ -154,6 +171,9 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"unexpected argument {argv[1]!r}: every setting is a flag, --name=value")
     try:
+        if (names := flags.FLAGS["list"].value) is not None:
+            print(list_networks(names))
+            return
         settings = from_flags()
         if sys.stdout.isatty():
             columns = max(shutil.get_terminal_size().columns, 40)
@@ -225,15 +245,25 @@ def describe(settings: Settings) -> str:
     return "\n".join(lines)
 
 
-def _bound_pattern(values: Mapping[str, Any]) -> patterns.Pattern:
-    text, name = values["pattern"], values["model"]
-    if name is not None:
-        check_name("model", name, PATTERNS)
-        text = PATTERNS[name]
+def list_networks(pattern: str) -> str:
+    """One row for each network whose name matches a pattern of the shell.
+
+    Raises:
+      ValueError: no name does.
+    """
+    names = models.names(pattern)
+    if not names:
+        raise ValueError(f"--list={pattern}: no network is called so; all: --list='*'")
+    return zoo_table(names)
+
+
+def _bound_pattern(
+    values: Mapping[str, Any], input_shape: tuple[int, ...] | None
+) -> patterns.Pattern:
     bindings = parse_bindings(values["bind"])
-    net = patterns.parse(text)
-    if values["input_shape"] is not None:
-        net = _with_input(net, parse_shape(values["input_shape"]))
+    net = patterns.parse(values["pattern"])
+    if input_shape is not None:
+        net = _with_input(net, input_shape)
     net = patterns.bind(net, **bindings)
     if missing := patterns.unbound(net):
         by_shape = ", and --input_shape" if "input_shape" in missing else ""
@@ -244,54 +274,10 @@ def _bound_pattern(values: Mapping[str, Any]) -> patterns.Pattern:
     return net
 
 
-def _own_module(name: str, shape: str | None) -> tuple[Any, tuple[int, ...]]:
-    """The module that `package.file:name` names, and the shape of its input."""
-    if shape is None:
-        raise ValueError(f"--model={name} needs --input_shape, as in 224x224x3")
-    file, _, attribute = name.partition(":")
-    sys.path.insert(0, "")  # Files of the working directory, wherever the program was started.
-    try:
-        found = getattr(importlib.import_module(file), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"--model={name}: {error}") from None
-    finally:
-        sys.path.remove("")
-    if isinstance(found, type) or not is_module(found):
-        try:
-            found = found()
-        except TypeError as error:
-            raise ValueError(
-                f"--model={name}: {error}; name a function that makes the module, without arguments"
-            ) from None
-    if not is_module(found):
-        raise ValueError(f"--model={name} gives {found!r}, not a Flax module")
-    return found, parse_shape(shape)
-
-
 def _with_input(net: patterns.Pattern, shape: tuple[int, ...]) -> patterns.Pattern:
     """The pattern on images of another shape; without INPUT at its head it gets one."""
     has_input = isinstance(net.items[0], patterns.Input)
     return patterns.Pattern((patterns.Input(shape), *net.items[has_input:]))
-
-
-def parse_shape(text: str) -> tuple[int, ...]:
-    """The sizes of a shape written with x between them.
-
-    >>> parse_shape("224x224x3")
-    (224, 224, 3)
-
-    Raises:
-      ValueError: something else.
-    """
-    try:
-        shape = tuple(map(int, text.lower().split("x")))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise ValueError(
-            f"--input_shape={text}: expected positive sizes, channels last, as in 224x224x3"
-        )
-    return shape
 
 
 def parse_bytes(text: str) -> int:

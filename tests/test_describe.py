@@ -166,6 +166,25 @@ def test_a_module_of_ones_own_is_described(tmp_path, monkeypatch):
 # ---- flags ----
 
 
+def test_a_network_of_the_zoo_takes_options_and_another_input():
+    found = document("--model=vgg11", "--input_shape=64x64x1", "--option=num_classes=10")
+    assert found["rows"][0]["output_shape"] == "64x64x1"
+    assert found["rows"][-1]["output_shape"] == "10"
+    # 132,863,336 with 3 x 64 kernels of 3x3 on colours, and 990 classes of 4096 + 1 more.
+    assert found["totals"]["parameters"] == 132_863_336 - 2 * 9 * 64 - 990 * 4097
+    finer = document("--model=vgg11", "--option=features=True", "--option=output_stride=8")
+    assert "28x28x512" in [row["output_shape"] for row in finer["rows"]]
+
+
+def test_networks_are_listed_by_a_pattern_of_names():
+    header, _, *rows = describe.list_networks("vgg1[16]").splitlines()
+    assert header.startswith("| name | image | parameters | MACs |")
+    assert [row.split(" | ")[0] for row in rows] == ["| vgg11", "| vgg16"]
+    assert "| 138,357,544 | 15,470,264,320 | 13,556,712 | 212, 32, 90 |" in rows[1]
+    with pytest.raises(ValueError, match="no network is called so; all: --list"):
+        describe.list_networks("vvg*")
+
+
 def test_symbols_are_bound_and_the_input_is_given():
     found = settings(f"--pattern={NOTES}", f"--bind={BIND}", "--input_shape=16x16x3")
     assert str(found.net) == (
@@ -190,6 +209,11 @@ def test_picture_is_drawn(tmp_path):
         ([], "give either --pattern=... or --model=NAME"),
         (["--model=vgg16", f"--pattern={SMALL}"], "give either"),
         (["--model=vgg61"], r"unknown model 'vgg61'; did you mean 'vgg1\d'"),
+        (["--model=vgg11", "--input_shape=64x64"], "vgg11 takes height, width and channels"),
+        (["--model=vgg11", "--option=norm=batsh"], "norm must be one of batch, group"),
+        (["--model=vgg11", "--option=norm"], "expected NAME=VALUE, as in norm=group"),
+        (["--model=vgg11", "--option=hidden=8", "--option=hidden=9"], "hidden was given before"),
+        ([f"--pattern={SMALL}", "--option=norm=batch"], "--option is for the networks of the zoo"),
         (["--pattern=INPUT[8x8x1] -> CONVV3-4"], r"did you mean CONV\?"),
         ([f"--pattern={NOTES}"], "leaves input_shape, M, N, .* open; bind them"),
         ([f"--pattern={SMALL}", "--bind=N"], "--bind: expected NAME=VALUE .* got 'N'"),

@@ -11,7 +11,7 @@ import pytest
 from absl import flags
 
 from cnnjax import ops
-from experiments import describe, report
+from experiments import describe, predict, report
 from experiments.config import Config, define_flags, from_flags
 from experiments.studies import STUDIES
 
@@ -95,7 +95,7 @@ def test_the_library_example_of_the_readme_gives_what_its_comments_say():
             assert eval(source, names) == 55
 
 
-@pytest.mark.parametrize("name", ["operations", "analysis"])
+@pytest.mark.parametrize("name", ["operations", "analysis", "models", "weights", "surgery"])
 def test_the_examples_of_a_page_give_what_it_says(name):
     failed, attempted = doctest.testfile(str(ROOT / "docs" / f"{name}.md"), module_relative=False)
     assert attempted > 15
@@ -159,8 +159,9 @@ def test_relative_links_of_a_document_lead_somewhere(path):
 def test_every_flag_that_a_document_names_exists(path):
     known = set(Config().identity()) | {"data_dir", "run_dir", "checkpoint_seconds", "dry_run"}
     known |= {"flagfile", "help", "suite", "only", "rounds", "verbosity"}
-    of_describe = flags.FlagValues()
-    describe.define_flags(of_describe)
-    known |= set(of_describe)
+    for program in (describe, predict):
+        values = flags.FlagValues()
+        program.define_flags(values)
+        known |= set(values)
     for name in re.findall(r"(?<![\w-])--([a-z_]+)", path.read_text()):
         assert name.removeprefix("no") in known or name in known, name

@@ -440,7 +440,7 @@ def test_largest_batch_of_a_network_fits_and_the_next_does_not():
         (lambda: compiled_memory(jnp.sin, object), TypeError, "compiled_memory: arguments must"),
         (lambda: compiled_flops(None, struct(2)), TypeError, "compiled_flops: expected a function"),
         (
-            lambda: predict_training_memory(lambda p, x: {"a": x}, struct(2), struct(2)),
+            lambda: predict_training_memory(lambda p, x: {"a": x > 0}, struct(2), struct(2)),
             TypeError,
             "apply must return floating scores",
         ),

@@ -10,6 +10,7 @@ other backends the rules of loop fusion stand alone, without the CPU's library o
 program's own order: an estimate that has not been held against a GPU.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -146,8 +147,8 @@ def predict_training_memory(
     optimizer adds what it keeps, and a copy of the parameters unless they are donated.
 
     Args:
-      apply: scores of shape (*batch, classes) as `apply(params, x)`; with `state`,
-        (scores, state) as `apply(params, state, x)`.
+      apply: scores of shape (*batch, classes), or a tree of such, as `apply(params, x)`; with
+        `state`, (scores, state) as `apply(params, state, x)`.
       params: pytree of floating arrays or `jax.ShapeDtypeStruct`s, which is differentiated.
       x: the images with their batch axis, an array or `jax.ShapeDtypeStruct`.
       state: what is not differentiated, such as running statistics; None without any.
@@ -195,27 +196,28 @@ def training_step(
 
     result = jax.eval_shape(scores_and_state, params, state, x)
     scores = result[0] if isinstance(result, tuple) and len(result) == 2 else None
-    if not (
-        isinstance(scores, jax.ShapeDtypeStruct)
-        and scores.ndim
-        and jnp.issubdtype(scores.dtype, jnp.floating)
-    ):
+    leaves = jax.tree.leaves(scores)
+    if not leaves or not all(s.ndim and jnp.issubdtype(s.dtype, jnp.floating) for s in leaves):
         raise TypeError(
             f"{function}: apply must return floating scores of shape (*batch, classes), and with "
             f"state= the pair (scores, state), got {scores if state is None else result}; wrap it "
             "in a lambda that returns that"
         )
 
-    def step(params: Any, state: Any, x: Any, labels: jax.Array) -> Any:
+    def cross_entropy(scores: jax.Array, labels: jax.Array) -> jax.Array:
+        log_probabilities = jax.nn.log_softmax(scores)
+        return -jnp.mean(jnp.take_along_axis(log_probabilities, labels[..., None], axis=-1))
+
+    def step(params: Any, state: Any, x: Any, labels: Any) -> Any:
         def loss(params: Any) -> Any:
             scores, updated = scores_and_state(params, state, x)
-            log_probabilities = jax.nn.log_softmax(scores)
-            right = jnp.take_along_axis(log_probabilities, labels[..., None], axis=-1)
-            return -jnp.mean(right), updated
+            # Of several scores, as auxiliary classifiers give, the sum of their losses.
+            losses = jax.tree.leaves(jax.tree.map(cross_entropy, scores, labels))
+            return functools.reduce(jnp.add, losses), updated
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    labels = jax.ShapeDtypeStruct(scores.shape[:-1], jnp.int32)
+    labels = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[:-1], jnp.int32), scores)
     return step, (params, state, x, labels)
 
 
