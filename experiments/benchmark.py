@@ -4,12 +4,13 @@ Suites: "training" (the study's arms against PyTorch eager, and compile times), 
 convolution, called how), "seeds" (several seeds on one machine), "ops" (single operations against
 plain JAX, other forms and PyTorch; `--only=conv_3x3,max_pool_2x2` picks some), "memory" (predicted
 memory over XLA's figure, and how long tracing takes), "dense" (scores of a larger image in one pass
-against its crops), "all".
+against its crops), "models" (resnet50 and vgg16 against torchvision's, on the CPU or a GPU), "all".
 Contenders are timed in alternation and compared round by round; the tables are Markdown. Exit
 codes: 0 done, 1 refused or failed with a sentence.
 """
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from absl import app, flags, logging
 from experiments.benchmarking import machine
 from experiments.benchmarking.dense_suite import dense_suite
 from experiments.benchmarking.memory_suite import memory_suite
+from experiments.benchmarking.models_suite import models_suite
 from experiments.benchmarking.ops_suite import ops_suite
 from experiments.benchmarking.seeds import seeds_suite
 from experiments.benchmarking.setting import Setting
@@ -37,6 +39,7 @@ SUITES: dict[str, tuple[str, Callable[[Setting], str]]] = {
     "ops": ("Single operations", ops_suite),
     "memory": ("Predicted memory, and tracing", memory_suite),
     "dense": ("Dense scores: one pass against the crops", dense_suite),
+    "models": ("Whole networks: ours against torchvision's", models_suite),
 }
 
 # Those flags of an ablation that the speed of its training depends on.
@@ -110,6 +113,8 @@ def benchmark(
             raise ValueError(f"--{name} must be at least 1, got {value}")
     if only and suite != "ops":
         raise ValueError(f"--only picks operations of --suite=ops, not of --suite={suite}")
+    # Two frameworks share a GPU's memory; JAX would take three quarters of it for itself.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     # A compile time is to be one, whatever cache of compiled programs the user keeps.
     jax.config.update("jax_enable_compilation_cache", False)
     setting = Setting(config, rounds, steps, only)

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,7 +18,7 @@ _COLUMNS = 3
 _INCHES = (4.6, 2.3)  # Of one photograph and its bars.
 _BAR, _REST, _INK, _GREY = "#0072B2", "#E6E6E6", "#222222", "#707070"
 _LONGEST = 30
-_TEXT = {"parse_math": False}  # A dollar sign in a file's name is no formula.
+_TEXT: dict[str, Any] = {"parse_math": False}  # A dollar sign in a file's name is no formula.
 
 
 class Predicted(NamedTuple):
@@ -74,13 +74,11 @@ def draw_predictions(photographs: Sequence[Predicted], path: Path, *, title: str
 def _sheet(photographs: Sequence[Predicted], title: str, number: int, of: int) -> Figure:
     columns = min(_COLUMNS, len(photographs))
     rows = -(-len(photographs) // columns)
-    figure = Figure(
-        figsize=(_INCHES[0] * columns, _INCHES[1] * rows + 0.4), facecolor="white", layout="none"
-    )
+    figure = Figure(figsize=(_INCHES[0] * columns, _INCHES[1] * rows + 0.4), facecolor="white")
     height = _INCHES[1] * rows + 0.4
     page = f", sheet {number} of {of}" if of > 1 else ""
     title = _shortened(title, 48 * columns - len(page))
-    figure.text(0.012, 1 - 0.26 / height, title + page, size=11, color=_INK, **_TEXT)  # type: ignore[arg-type]
+    figure.text(0.012, 1 - 0.26 / height, title + page, size=11, color=_INK, **_TEXT)
     for i, photograph in enumerate(photographs):
         row, column = divmod(i, columns)
         left = column / columns
@@ -106,7 +104,7 @@ def _draw_one(
         _shortened(photograph.title, 52),
         size=8.5,
         color=_GREY,
-        **_TEXT,  # type: ignore[arg-type]
+        **_TEXT,
     )
     bars = figure.add_axes(
         (left + 0.46 * width, bottom + 0.06 * height, 0.50 * width, 0.76 * height)
@@ -122,7 +120,7 @@ def _draw_one(
         weight = "bold" if place == 0 else "normal"
         bars.text(
             0, place - 0.05, _shortened(name, _LONGEST), size=8, color=_INK, weight=weight, **_TEXT
-        )  # type: ignore[arg-type]
+        )
         bars.text(
             1, place - 0.05, f"{probability:.1%}", size=8, color=_INK, ha="right", weight=weight
         )

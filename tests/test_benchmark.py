@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +20,10 @@ from experiments import benchmark
 from experiments.benchmarking import (
     machine,
     memory_suite,
+    models_suite,
     ops_torch,
     seeds,
+    torch_zoo,
     training_forms,
     training_suite,
 )
@@ -331,6 +334,24 @@ def test_suite_memory_prints_ratios_near_one_and_a_time_a_network(
         assert float(total) == pytest.approx(1, abs=0.15)
         assert temporaries == "XLA has none" or 0.5 < float(temporaries) < 2
     assert [line.split("|")[1].strip() for line in times.splitlines()[2:]] == names
+
+
+def test_suite_models_prints_a_row_a_network_and_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models_suite, "NETWORKS", ("cifar_convnet",))
+    monkeypatch.setattr(models_suite.torch_zoo, "why_no_peer", lambda: "no peer")
+    table, *notes = models_suite.models_suite(TINY).split("\n\n")
+    rows = [line for line in table.splitlines() if "cifar_convnet" in line]
+    assert ["forward" in row for row in rows] == [True, False]
+    assert all(re.search(r"\| +[\d,.]+ \([\d,.]+ to [\d,.]+\) \|", row) for row in rows)
+    assert "no peer" in notes[-1]
+
+
+def test_peer_of_suite_models_trains_and_answers(torch) -> None:
+    if torch_zoo.why_no_peer() is not None:
+        pytest.skip(torch_zoo.why_no_peer())
+    images = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
+    for training in (False, True):
+        torch_zoo.contender("resnet18", images, np.array([3, 4]), training, 1)()
 
 
 def test_suite_seeds_prints_a_row_a_way(monkeypatch: pytest.MonkeyPatch) -> None:
