@@ -9,11 +9,12 @@ by SIGINT and SIGTERM after saving.
 import hashlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
@@ -21,16 +22,25 @@ from tqdm import tqdm
 
 from cnnjax import data as datasets
 from cnnjax.data import Images
-from cnnjax.training import Checkpoints, Data, Interrupted, Program, Trial, make_optimizer, train
+from cnnjax.training import (
+    Checkpoints,
+    Data,
+    Interrupted,
+    Program,
+    Trial,
+    make_optimizer,
+    stack_variables,
+    train,
+)
 from experiments import config as config_module
 from experiments import report
 from experiments.arm_table import arm_table
 from experiments.config import Config, define_flags, from_flags
 from experiments.names import check_name
 from experiments.programs import make_program
-from experiments.records import SCHEMA, Record
+from experiments.records import SCHEMA, Failure, Record
 from experiments.run_directory import RunDirectory, RunDirectoryError
-from experiments.studies import STUDIES, Arm, Study, Task
+from experiments.studies import STUDIES, Arm, Pretraining, Sets, Study, Task, cut
 
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the arm table and exit.")
 define_flags()
@@ -72,54 +82,55 @@ def ablate(config: Config, *, dry_run: bool = False) -> None:
       SystemExit: stopped by a signal, after saving.
     """
     check_name("--study", config.study, STUDIES)
-    train_set, validation_set, test_set = _load(config)
-    num_train = len(train_set.labels)
-    if config.batch_size > num_train:
-        raise ValueError(
-            f"--batch_size={config.batch_size} is larger than the training set of {num_train} "
-            "images"
-        )
-    steps_per_epoch = num_train // config.batch_size
-    height, width, channels = train_set.images.shape[1:]
+    sets, source = cut(
+        config,
+        datasets.load(config.dataset, "train", config.data_dir),
+        datasets.load(config.dataset, "test", config.data_dir),
+    )
+    steps_per_epoch = _steps_per_epoch(config, sets, config.epochs)
+    height, width, channels = sets.training.images.shape[1:]
     task = Task(
         image_shape=(height, width, channels),
-        num_classes=len(train_set.class_names),
+        num_classes=len(sets.training.class_names),
         num_steps=config.epochs * steps_per_epoch,
+        class_names=sets.training.class_names,
+        source=source,
     )
     study = STUDIES[config.study](config, task)
-    # Refuses a recipe that does not fit the length of the run before anything is written.
-    make_optimizer(config.optimization(), num_epochs=config.epochs, steps_per_epoch=steps_per_epoch)
+    for pretraining in {
+        arm.initial.name: arm.initial for arm in study.arms if arm.initial
+    }.values():
+        _steps_per_epoch(config, pretraining.sets, pretraining.epochs)
     print(f"{study.question}\n\n{arm_table(study.arms)}\n")
+    num_train, num_validation, num_test = (len(images.labels) for images in sets)
     left_out = num_train - steps_per_epoch * config.batch_size
     print(
-        f"{config.dataset}: {num_train:,} training, {len(validation_set.labels):,} validation and "
-        f"{len(test_set.labels):,} test images; {steps_per_epoch} steps of {config.batch_size} an "
+        f"{config.dataset}: {num_train:,} training, {num_validation:,} validation and "
+        f"{num_test:,} test images; {steps_per_epoch} steps of {config.batch_size} an "
         f"epoch" + (f", {left_out} images sit out each epoch, drawn anew" if left_out else "")
     )
     if dry_run:
         return
     path = config.run_dir or config.default_run_dir()
-    with RunDirectory(path, config, _digest(train_set, validation_set, test_set)) as directory:
+    with RunDirectory(path, config, _digest(*sets, *(source or ()))) as directory:
         print(f"run directory: {directory.path}", flush=True)
         with _signals() as stop:
-            _run_trials(study, config, directory, (train_set, validation_set, test_set), stop)
+            _run_trials(study, config, directory, sets, stop)
         page = report.draw(directory.path)
     print(f"\n{report.verdict(directory.records)}\nreport: {page}")
 
 
-def _load(config: Config) -> tuple[Images, Images, Images]:
-    """Training, validation and test sets; validation comes from the training split."""
-    everything = datasets.load(config.dataset, "train", config.data_dir)
-    test = datasets.load(config.dataset, "test", config.data_dir)
-    if config.validation_size >= len(everything.labels):
+def _steps_per_epoch(config: Config, sets: Sets, num_epochs: int) -> int:
+    """Steps an epoch; refuses what does not fit before anything is written."""
+    num_train = len(sets.training.labels)
+    if config.batch_size > num_train:
         raise ValueError(
-            f"--validation_size={config.validation_size} leaves none of the "
-            f"{len(everything.labels)} training images of {config.dataset} to train on"
+            f"--batch_size={config.batch_size} is larger than the training set of {num_train} "
+            "images"
         )
-    training, validation = datasets.split_validation(
-        everything, config.validation_size, config.split_seed
-    )
-    return training, validation, test
+    steps = num_train // config.batch_size
+    make_optimizer(config.optimization(), num_epochs=num_epochs, steps_per_epoch=steps)
+    return steps
 
 
 def _digest(*sets: Images) -> str:
@@ -163,7 +174,7 @@ def _run_trials(
     study: Study,
     config: Config,
     directory: RunDirectory,
-    sets: tuple[Images, Images, Images],
+    sets: Sets,
     stop: _Stop,
 ) -> None:
     seeds = config.seed_numbers()
@@ -178,8 +189,7 @@ def _run_trials(
     if not todo:
         return
     done = len(study.arms) * len(groups) - len(todo)
-    data = Data(*(jnp.asarray(array) for images in sets for array in images[:2]))
-    programs: dict[str, Program] = {}
+    trainer = _Trainer(config, directory, stop)
     with tqdm(
         total=float(len(study.arms) * len(groups) * config.epochs),
         initial=float(done * config.epochs),
@@ -195,10 +205,6 @@ def _run_trials(
                 f"seed {', '.join(map(str, group))} ({groups.index(group) + 1}/{len(groups)}), "
                 f"arm {study.arms.index(arm) + 1}/{len(study.arms)}: {arm.title}"
             )
-            if arm.name not in programs:
-                bar.set_description(f"compiling {arm.title}")
-                programs[arm.name] = _compiled(arm, config, sets, len(group))
-            bar.set_description(label)
             finished = (done + index) * config.epochs
 
             def show(epochs: float, finished: int = finished) -> None:
@@ -206,24 +212,22 @@ def _run_trials(
                 bar.refresh()
 
             try:
-                trials = train(
-                    programs[arm.name],
-                    data,
-                    group,
-                    num_epochs=config.epochs,
-                    checkpoints=Checkpoints(
-                        directory.checkpoints(arm.name, group), warn=logging.warning
-                    ),
-                    seconds_between_checkpoints=config.checkpoint_seconds,
-                    should_stop=stop,
-                    on_progress=show,
-                )
+                started = _Started(None, {})
+                if arm.initial:
+                    bar.set_description(f"{label}, {arm.initial.title}")
+                    started = trainer.pretrain(arm.initial, group)
+                if not trainer.is_compiled(arm.name):
+                    bar.set_description(f"compiling {arm.title}")
+                    trainer.compile(arm.name, arm.module, sets, config.epochs, group, arm.trained)
+                bar.set_description(label)
+                trials = trainer.train(arm.name, group, started.variables, show)
             except Interrupted:
                 bar.close()
                 _stopped(stop, directory, len(study.arms) * len(seeds))
             for trial in trials:
                 if not directory.has(arm.name, trial.seed):
-                    directory.append(_record(study, arm, trial, config, sets))
+                    before = started.trials.get(trial.seed)
+                    directory.append(_record(study, arm, trial, before, config, sets))
 
 
 def _stopped(stop: _Stop, directory: RunDirectory, num_trials: int) -> None:
@@ -237,23 +241,105 @@ def _stopped(stop: _Stop, directory: RunDirectory, num_trials: int) -> None:
     sys.exit(128 + number)
 
 
-def _compiled(
-    arm: Arm, config: Config, sets: tuple[Images, Images, Images], num_seeds: int
-) -> Program:
-    training, validation, test = sets
-    program = make_program(
-        arm.module, config, training, num_epochs=config.epochs, num_seeds=num_seeds
-    )
-    program.compile(len(validation.labels), len(test.labels))
-    return program
+class _Started(NamedTuple):
+    """What trials start from.
+
+    Attributes:
+      variables: those given, with a leading axis of seeds; None draws all.
+      trials: the pretraining of each seed.
+    """
+
+    variables: Any
+    trials: dict[int, Trial]
+
+
+class _Trainer:
+    """Trains the networks of a run, each compiled once, its data put on the device once."""
+
+    def __init__(self, config: Config, directory: RunDirectory, stop: _Stop) -> None:
+        self._config, self._directory, self._stop = config, directory, stop
+        self._programs: dict[str, tuple[Program, Data, int]] = {}
+        self._data: dict[int, Data] = {}
+
+    def is_compiled(self, name: str) -> bool:
+        return name in self._programs
+
+    def compile(
+        self,
+        name: str,
+        module: nn.Module,
+        sets: Sets,
+        num_epochs: int,
+        seeds: Sequence[int],
+        trained: tuple[str, ...] | None = None,
+    ) -> None:
+        program = make_program(
+            module,
+            self._config,
+            sets.training,
+            num_epochs=num_epochs,
+            num_seeds=len(seeds),
+            trained=trained,
+        )
+        program.compile(len(sets.validation.labels), len(sets.test.labels))
+        if id(sets) not in self._data:
+            arrays = (jnp.asarray(array) for images in sets for array in images[:2])
+            self._data[id(sets)] = Data(*arrays)
+        self._programs[name] = (program, self._data[id(sets)], num_epochs)
+
+    def train(
+        self,
+        name: str,
+        seeds: list[int],
+        given: Any = None,
+        show: Callable[[float], None] = lambda epochs: None,
+    ) -> list[Trial]:
+        """Trials of a compiled network; what is finished is only read from its checkpoint."""
+        program, data, num_epochs = self._programs[name]
+        return train(
+            program,
+            data,
+            seeds,
+            num_epochs=num_epochs,
+            given=given,
+            checkpoints=Checkpoints(self._directory.checkpoints(name, seeds), warn=logging.warning),
+            seconds_between_checkpoints=self._config.checkpoint_seconds,
+            should_stop=self._stop,
+            on_progress=show,
+        )
+
+    def pretrain(self, pretraining: Pretraining, seeds: list[int]) -> _Started:
+        """What arms start from: the first to ask trains it, the next finds it on the disk."""
+        if not self.is_compiled(pretraining.name):
+            self.compile(
+                pretraining.name, pretraining.module, pretraining.sets, pretraining.epochs, seeds
+            )
+        trials = self.train(pretraining.name, seeds)
+        kept = [
+            {
+                collection: {
+                    layer: tree
+                    for layer, tree in layers.items()
+                    if layer not in pretraining.new_layers
+                }
+                for collection, layers in trial.variables.items()
+            }
+            for trial in trials
+        ]
+        return _Started(stack_variables(kept), {trial.seed: trial for trial in trials})
 
 
 def _record(
-    study: Study, arm: Arm, trial: Trial, config: Config, sets: tuple[Images, Images, Images]
+    study: Study, arm: Arm, trial: Trial, before: Trial | None, config: Config, sets: Sets
 ) -> Record:
-    failed = trial.failed_at is not None
     metrics: Any = None
-    if not failed:
+    failure: Failure | None = None
+    if before is not None and before.failed_at is not None:
+        reason = f"its pretraining failed at step {before.failed_at:,} of its own"
+        failure = {"step": 0, "reason": reason}
+    elif trial.failed_at is not None:
+        failure = {"step": trial.failed_at, "reason": "the training loss was not finite"}
+    else:
         best = next(entry for entry in trial.curve if entry.epoch == trial.best_epoch)
         metrics = {
             "test_accuracy": trial.test_accuracy,
@@ -266,7 +352,7 @@ def _record(
         }
     names = [other.name for other in study.arms]
     training, validation, test = (len(images.labels) for images in sets)
-    return Record(
+    record = Record(
         schema=SCHEMA,
         study=study.name,
         question=study.question,
@@ -283,14 +369,18 @@ def _record(
         planned_seeds=config.seed_numbers(),
         planned_arms=names,
         seed=trial.seed,
-        status="failed" if failed else "completed",
-        failure={"step": trial.failed_at, "reason": "the training loss was not finite"}
-        if trial.failed_at is not None
-        else None,
+        status="failed" if failure else "completed",
+        failure=failure,
         num_examples={"train": training, "validation": validation, "test": test},
         metrics=metrics,
         curve=[entry._asdict() for entry in trial.curve],  # type: ignore[misc]
     )
+    if before is not None:
+        record["pretraining"] = {
+            "test_accuracy": before.test_accuracy,
+            "test_loss": before.test_loss,
+        }
+    return record
 
 
 if __name__ == "__main__":

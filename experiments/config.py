@@ -2,7 +2,7 @@
 
 The fields of `Config` are the flags: one table, from which the flags are defined, the config is
 read, and `resolved.flags` is written. Fields marked as housekeeping change no number, so that
-they are no part of a run's identity.
+they are no part of a run's identity; nor are fields of a study in the runs of the others.
 """
 
 import dataclasses
@@ -21,8 +21,15 @@ __all__ = ["SEED_AXES", "Config", "define_flags", "from_flags"]
 SEED_AXES = ("sequential", "vmap")
 
 
-def _flag(default: Any, text: str, *, low: float | None = None, housekeeping: bool = False) -> Any:
-    metadata = {"help": text, "low": low, "housekeeping": housekeeping}
+def _flag(
+    default: Any,
+    text: str,
+    *,
+    low: float | None = None,
+    housekeeping: bool = False,
+    study: str | None = None,
+) -> Any:
+    metadata = {"help": text, "low": low, "housekeeping": housekeeping, "study": study}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -39,6 +46,12 @@ class Config:
     )
     split_seed: int = _flag(0, "Seed of the split into training and validation images.", low=0)
     channels: int = _flag(8, "Filters of the network's layers.", low=1)
+    num_finetune: int = _flag(
+        250, "Images of the new classes to learn from (fine_tuning).", low=1, study="fine_tuning"
+    )
+    pretrain_epochs: int = _flag(
+        3, "Passes over the images of the old classes (fine_tuning).", low=1, study="fine_tuning"
+    )
     epochs: int = _flag(6, "Passes over the training images.", low=1)
     batch_size: int = _flag(50, "Images a step.", low=1)
     recipe: str = _flag("cosine", "Optimiser: cosine (Nesterov, warm-up) or alexnet (plateau).")
@@ -76,6 +89,12 @@ class Config:
                 raise ValueError(f"--{field.name} must be a finite number, got {value}")
             if low is not None and value < low:
                 raise ValueError(f"--{field.name} must be at least {low}, got {value}")
+            study = field.metadata["study"]
+            if study not in (None, self.study) and value != field.default:
+                raise ValueError(
+                    f"--{field.name} is a flag of --study={study} and means nothing to "
+                    f"--study={self.study}; leave it out"
+                )
         if self.first_seed + self.seeds > 2**31:
             raise ValueError(
                 f"--first_seed={self.first_seed} with --seeds={self.seeds} goes past 2**31 - 1, "
@@ -105,11 +124,15 @@ class Config:
         return list(range(self.first_seed, self.first_seed + self.seeds))
 
     def identity(self) -> dict[str, Any]:
-        """The fields that numbers depend on: what makes two runs the same."""
+        """The fields that numbers depend on: what makes two runs the same.
+
+        Flags of other studies are left out, so that a study's runs stay what they are when another
+        study is given a flag.
+        """
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if not field.metadata["housekeeping"]
+            if not field.metadata["housekeeping"] and field.metadata["study"] in (None, self.study)
         }
 
     def default_run_dir(self) -> str:

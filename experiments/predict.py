@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from PIL import Image
@@ -183,8 +185,12 @@ def load(settings: Settings) -> tuple[Recognizer, tuple[str, ...]]:
       OSError: weights that cannot be read.
     """
     network = make_network(settings.model, settings.options)
-    if not network.num_classes or network.features:
-        raise ValueError("--option: a network without scores predicts nothing")
+    if not network.num_classes or network.features or network.head_window:
+        raise ValueError("--option: a network without scores of an image predicts nothing")
+    image = jax.ShapeDtypeStruct((1, *network.input_shape), jnp.float32)
+    scores = jax.eval_shape(lambda x: network.init_with_output(jax.random.key(0), x)[0], image)
+    if scores.ndim != 2:
+        raise ValueError(f"--model={settings.model} scores each pixel, not the photograph")
     loaded = [
         weights.load(settings.model, source, **settings.options) for source in settings.weights
     ]

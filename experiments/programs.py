@@ -24,7 +24,13 @@ def augment(config: Config, key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def make_program(
-    module: nn.Module, config: Config, training: Images, *, num_epochs: int, num_seeds: int = 1
+    module: nn.Module,
+    config: Config,
+    training: Images,
+    *,
+    num_epochs: int,
+    num_seeds: int = 1,
+    trained: tuple[str, ...] | None = None,
 ) -> Program:
     """The program that trains `module`, not yet compiled.
 
@@ -34,6 +40,7 @@ def make_program(
       training: the training set, whose channel statistics normalising removes.
       num_epochs: length of the schedule.
       num_seeds: seeds trained at a time.
+      trained: layers that learn; all of them by default.
     """
     num_train = len(training.labels)
     mean, std = datasets.channel_statistics(training.images)
@@ -50,4 +57,5 @@ def make_program(
         normalize=functools.partial(datasets.normalize, mean=mean, std=std),
         augment=functools.partial(augment, config),
         num_seeds=num_seeds,
+        trained=trained,
     )

@@ -24,6 +24,7 @@ __all__ = [
     "Failure",
     "Metrics",
     "NumExamples",
+    "PretrainingMetrics",
     "Record",
     "append",
     "read",
@@ -36,7 +37,7 @@ SCHEMA = 1
 # JSON has no such numbers, and the bare tokens that Python would write are no JSON.
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 # Where measured numbers stand: a loss that diverged belongs into the record as it was.
-_MEASURED = ("curve", "metrics")
+_MEASURED = ("curve", "metrics", "pretraining")
 
 
 class Failure(TypedDict):
@@ -63,6 +64,13 @@ class Metrics(TypedDict):
     validation_loss: NotRequired[float]
     best_validation_accuracy: NotRequired[float]
     best_epoch: NotRequired[int]
+
+
+class PretrainingMetrics(TypedDict):
+    """What the network that a trial started from came to on the task that it had learnt."""
+
+    test_accuracy: float | None
+    test_loss: float | None
 
 
 class CurvePoint(TypedDict):
@@ -105,6 +113,7 @@ class Record(TypedDict):
     failure: Failure | None
     num_examples: NumExamples
     metrics: Metrics | None
+    pretraining: NotRequired[PretrainingMetrics]
     curve: list[CurvePoint]
 
 

@@ -1,12 +1,20 @@
-"""Training as one XLA program: recipes, the program, the loop around it, checkpoints."""
+"""Training as one XLA program: recipes, program, loop, checkpoints; and averages."""
 
+from cnnjax.training.averages import (
+    Averaging,
+    exponential_moving_average,
+    refresh_batch_stats,
+    stochastic_weight_average,
+)
 from cnnjax.training.checkpoints import Checkpoints, Restored
+from cnnjax.training.ensembles import average_predictions, ensemble, stack_variables
 from cnnjax.training.loop import Data, Epoch, Interrupted, Trial, train
 from cnnjax.training.optimizers import RECIPES, Optimizer, Recipe, kernels_only, make_optimizer
 from cnnjax.training.program import Evaluation, Program, State, stream
 
 __all__ = [
     "RECIPES",
+    "Averaging",
     "Checkpoints",
     "Data",
     "Epoch",
@@ -18,8 +26,14 @@ __all__ = [
     "Restored",
     "State",
     "Trial",
+    "average_predictions",
+    "ensemble",
+    "exponential_moving_average",
     "kernels_only",
     "make_optimizer",
+    "refresh_batch_stats",
+    "stack_variables",
+    "stochastic_weight_average",
     "stream",
     "train",
 ]

@@ -53,6 +53,7 @@ class Trial:
       test_accuracy: their accuracy.
       best_epoch: epoch with the best validation accuracy, the first of equals.
       test_accuracy_at_best: test accuracy of that epoch's variables.
+      variables: the last variables, of whatever they came to if the trial failed.
     """
 
     seed: int
@@ -62,6 +63,7 @@ class Trial:
     test_accuracy: float | None = None
     best_epoch: int | None = None
     test_accuracy_at_best: float | None = None
+    variables: Any = dataclasses.field(default=None, compare=False, repr=False)
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -74,6 +76,7 @@ def train(
     seeds: Sequence[int],
     *,
     num_epochs: int,
+    given: Any = None,
     checkpoints: Checkpoints | None = None,
     seconds_between_checkpoints: float = 30.0,
     should_stop: Callable[[], bool] = lambda: False,
@@ -87,6 +90,7 @@ def train(
       data: the sets.
       seeds: one trial each, trained together.
       num_epochs: length of the run.
+      given: variables to start from in place of those drawn, as `Program.initialize` takes them.
       checkpoints: where to save and resume from; None keeps nothing.
       seconds_between_checkpoints: how much work a killed process may lose.
       should_stop: asked after every call of the program.
@@ -101,7 +105,7 @@ def train(
       Interrupted: `should_stop` said so; the state is saved.
       OSError: a checkpoint could not be written.
     """
-    run = _Run(program, data, tuple(seeds), num_epochs, checkpoints)
+    run = _Run(program, data, tuple(seeds), num_epochs, checkpoints, given)
     last_save = time.monotonic()
     steps_per_call = program.steps_per_epoch if seconds_per_call == math.inf else 1
     on_progress(run.step / program.steps_per_epoch)
@@ -133,13 +137,14 @@ class _Run:
         seeds: tuple[int, ...],
         num_epochs: int,
         checkpoints: Checkpoints | None,
+        given: Any,
     ) -> None:
         self.program, self.data, self.checkpoints = program, data, checkpoints
         self.num_steps = num_epochs * program.steps_per_epoch
         self.seeds = jnp.asarray(seeds, jnp.int32)
         self.step = 0
         self._saved: int | None = None
-        self.state = program.initialize(self.seeds)
+        self.state = program.initialize(self.seeds, given)
         # Losses of the epoch under way, (num_seeds, steps so far).
         self.losses = np.zeros((len(seeds), 0), np.float32)
         self.trials = [Trial(seed) for seed in seeds]
@@ -219,6 +224,8 @@ class _Run:
     def finish(self) -> list[Trial]:
         """Save the end of the run and test it."""
         self.save()
+        for i, trial in enumerate(self.trials):
+            trial.variables = jax.tree.map(lambda leaf, i=i: leaf[i], self.state.variables)
         if self.all_failed:
             return self.trials
         test = self.data.test_images, self.data.test_labels

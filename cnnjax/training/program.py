@@ -9,7 +9,7 @@ pairs the seeds: seed s has the same data order and the same augmentation draws 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from cnnjax.training._trees import replaced
 from cnnjax.training.optimizers import Optimizer
 
 __all__ = ["Evaluation", "Program", "State", "stream"]
@@ -85,6 +86,7 @@ class Program:
         normalize: Normalize,
         augment: Augment,
         num_seeds: int = 1,
+        trained: Collection[str] | None = None,
         evaluation_batch_size: int = 500,
     ) -> None:
         """Describe the program; nothing is compiled before `compile` or first use.
@@ -98,17 +100,24 @@ class Program:
           normalize: uint8 images to floating ones, without randomness.
           augment: (key, uint8 images) to uint8 images, training only.
           num_seeds: seeds trained at a time.
+          trained: layers at the top of the network that learn, by name; of the others neither
+            parameters nor batch statistics change. All of them by default.
           evaluation_batch_size: images a step of an evaluation.
 
         Raises:
-          ValueError: a batch larger than the training set.
+          ValueError: a batch larger than the training set, or no layer to train.
         """
         if not 1 <= batch_size <= num_train:
             raise ValueError(
                 f"Program: batch_size must be between 1 and the {num_train} images of the "
                 f"training set, got {batch_size}"
             )
+        if trained is not None and (isinstance(trained, str) or not trained):
+            raise ValueError(
+                f"Program: trained must name at least one layer, such as ('head',), got {trained!r}"
+            )
         self.module, self.optimizer = module, optimizer
+        self._trained = None if trained is None else frozenset(trained)
         self.image_shape = image_shape
         self.batch_size, self.num_seeds = batch_size, num_seeds
         self.num_train = num_train
@@ -121,6 +130,7 @@ class Program:
             per_seed(self._initialize_one, (0,)),
             compiler_options={"xla_backend_optimization_level": 1},
         )
+        self._start: Any = jax.jit(per_seed(self._start_one, (0,)))
         self._run: Any = jax.jit(
             per_seed(self._run_one, (0, 0, None, None, None, None)), donate_argnums=0
         )
@@ -129,9 +139,22 @@ class Program:
         )
         self._evaluate: Any = jax.jit(per_seed(self._evaluate_one, (0, None, None)))
 
-    def initialize(self, seeds: jax.Array) -> State:
-        """State before the first step, for seeds of shape (num_seeds,)."""
-        return self._initialize(self._checked(seeds))
+    def initialize(self, seeds: jax.Array, given: Any = None) -> State:
+        """State before the first step.
+
+        Args:
+          seeds: shape (num_seeds,).
+          given: variables that stand in place of those drawn, a part of the network's tree whose
+            leaves have a leading axis of seeds; what it leaves out is drawn. None by default.
+
+        Raises:
+          ValueError: given variables that the network does not have, or has in other shapes.
+        """
+        state = self._initialize(self._checked(seeds))
+        if not given:
+            return state
+        variables = replaced("Program.initialize", state.variables, given)
+        return self._start(variables)
 
     def run(
         self,
@@ -202,14 +225,34 @@ class Program:
 
     def _initialize_one(self, seed: jax.Array) -> State:
         example = self._normalize(jnp.zeros((1, *self.image_shape), jnp.uint8))
-        variables = self.module.init(stream(seed, "initialisation"), example, train=False)
+        return self._start_one(
+            self.module.init(stream(seed, "initialisation"), example, train=False)
+        )
+
+    def _start_one(self, variables: Any) -> State:
+        strangers = (self._trained or frozenset()) - variables["params"].keys()
+        if strangers:
+            raise ValueError(
+                f"Program: trained names {min(strangers)!r}, which is no layer of the network; it "
+                f"has {', '.join(sorted(variables['params']))}"
+            )
+        learning, _ = self._split(variables["params"])
         plateau = self.optimizer.plateau
         return State(
-            variables=variables,
-            optimizer=self.optimizer.step.init(variables["params"]),
-            plateau=() if plateau is None else plateau.init(variables["params"]),
+            # Copies, since an output that is an input would be lost with the state's donation.
+            variables=jax.tree.map(jnp.copy, variables),
+            optimizer=self.optimizer.step.init(learning),
+            plateau=() if plateau is None else plateau.init(learning),
             best_correct=jnp.int32(-1),
-            best_variables=variables,
+            best_variables=jax.tree.map(jnp.copy, variables),
+        )
+
+    def _split(self, tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A collection's layers that learn, and those that stay."""
+        names = set(tree) if self._trained is None else self._trained
+        return (
+            {name: layer for name, layer in tree.items() if name in names},
+            {name: layer for name, layer in tree.items() if name not in names},
         )
 
     def _run_one(
@@ -255,9 +298,11 @@ class Program:
         x = self._normalize(self._augment(augmentation, images))
         carried = {name: value for name, value in variables.items() if name != "params"}
 
-        def loss_of(params: Any) -> tuple[jax.Array, Any]:
+        learning, staying = self._split(variables["params"])
+
+        def loss_of(learning: Any) -> tuple[jax.Array, Any]:
             scores, updated = self.module.apply(
-                {"params": params, **carried},
+                {"params": {**staying, **learning}, **carried},
                 x,
                 train=True,
                 rngs={"dropout": dropout},
@@ -266,13 +311,14 @@ class Program:
             losses = optax.softmax_cross_entropy_with_integer_labels(scores, labels)
             return jnp.mean(losses), updated
 
-        params = variables["params"]
-        (loss, updated), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
-        updates, optimizer = self.optimizer.step.update(gradients, optimizer, params)
+        (loss, updated), gradients = jax.value_and_grad(loss_of, has_aux=True)(learning)
+        updates, optimizer = self.optimizer.step.update(gradients, optimizer, learning)
         if self.optimizer.plateau is not None:
             updates = jax.tree.map(lambda update: plateau.scale * update, updates)
+        kept = {name: {**tree, **self._split(carried[name])[1]} for name, tree in updated.items()}
+        params = {**staying, **optax.apply_updates(learning, updates)}
         return (
-            {**carried, **updated, "params": optax.apply_updates(params, updates)},
+            {**carried, **kept, "params": params},
             optimizer,
             loss.astype(jnp.float32),
         )

@@ -2,12 +2,33 @@
 
 from collections.abc import Callable
 
+from cnnjax.data import Images
 from experiments.config import Config
-from experiments.studies.arms import Arm, Study, Task
+from experiments.studies.arms import Arm, Pretraining, Study, Task
+from experiments.studies.fine_tuning import fine_tuning, halves
+from experiments.studies.sets import Cut, Sets, all_classes
 from experiments.studies.stack_vs_large_kernel import stack_vs_large_kernel
 
-__all__ = ["STUDIES", "Arm", "Study", "Task"]
+__all__ = ["STUDIES", "Arm", "Cut", "Pretraining", "Sets", "Study", "Task", "cut"]
 
 STUDIES: dict[str, Callable[[Config, Task], Study]] = {
+    "fine_tuning": fine_tuning,
     "stack_vs_large_kernel": stack_vs_large_kernel,
 }
+
+# Studies that do not take the whole of a data set.
+_CUTS: dict[str, Callable[[Config, Images, Images], Cut]] = {"fine_tuning": halves}
+
+
+def cut(config: Config, training: Images, test: Images) -> Cut:
+    """What the config's study takes of a data set.
+
+    Args:
+      config: names the study and says how to cut.
+      training: the training split.
+      test: the test split.
+
+    Raises:
+      ValueError: the data set does not have what the flags ask for.
+    """
+    return _CUTS.get(config.study, all_classes)(config, training, test)

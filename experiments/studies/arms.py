@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 
-__all__ = ["Arm", "Study", "Task", "nearest_width"]
+from experiments.studies.sets import Sets
+
+__all__ = ["Arm", "Pretraining", "Study", "Task", "nearest_width"]
 
 
 @dataclass(frozen=True)
@@ -16,11 +18,36 @@ class Task:
       image_shape: (height, width, channels) of one image.
       num_classes: scores wanted.
       num_steps: optimiser steps of the whole run.
+      class_names: of the classes, where the data is known.
+      source: the sets of another task, where the study takes one from the data.
     """
 
     image_shape: tuple[int, int, int]
     num_classes: int
     num_steps: int
+    class_names: tuple[str, ...] = ()
+    source: Sets | None = None
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """A training on another task, once a seed, that arms start from.
+
+    Attributes:
+      name: identifier beside those of the arms.
+      title: how the progress bar calls it.
+      module: the network, which shares layers with the arms' by name and shape.
+      epochs: length.
+      sets: what it learns.
+      new_layers: layers at the top of the network that an arm draws anew.
+    """
+
+    name: str
+    title: str
+    module: nn.Module
+    epochs: int
+    sets: Sets
+    new_layers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -33,6 +60,8 @@ class Arm:
       differs_in: the one factor in which it differs from the baseline.
       module: the network.
       account: columns of the arm table, the same keys in every arm of a study.
+      initial: the training whose weights it starts from; None starts from those drawn.
+      trained: layers at the top of the network that learn; None trains all.
     """
 
     name: str
@@ -40,6 +69,8 @@ class Arm:
     differs_in: str
     module: nn.Module
     account: dict[str, int | float | str]
+    initial: Pretraining | None = None
+    trained: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
