@@ -29,6 +29,15 @@ SHALLOW = [
     if not re.search(r"(101|152|_bn|32|44|56|110|vgg1[39])", name.removeprefix("cifar_"))
 ]
 each_shallow_network = pytest.mark.parametrize("name", SHALLOW)
+# One of each architecture and form: options are fields of the class.
+each_architecture = pytest.mark.parametrize(
+    "name",
+    [
+        *("lenet5", "alexnet_2012", "alexnet", "zfnet", "vgg11", "vgg11_lrn", "googlenet_2014"),
+        *("googlenet", "resnet18", "resnet50_v1", "se_resnet18", "cifar_resnet20"),
+        *("cifar_plain20", "base_cnn_a", "all_cnn_c", "fractional_mnist", "unet", "cifar_convnet"),
+    ],
+)
 
 
 def images(network, num=1, larger=0):
@@ -83,7 +92,7 @@ def test_no_golden_file_is_left_of_a_network_that_is_gone():
     assert {path.stem for path in GOLDEN.iterdir()} == set(models.names())
 
 
-@each_shallow_network
+@each_architecture
 def test_the_classifier_is_called_head_and_has_the_classes_asked_for(name):
     network = models.create(name, num_classes=7)
     variables = jax.eval_shape(network.init, jax.random.key(0), images(network))
@@ -153,7 +162,7 @@ def test_pyramid_is_what_feature_info_says(name):
         assert grown * one.reduction == step
 
 
-@each_shallow_network
+@each_architecture
 def test_training_gives_scores_of_the_same_shape_and_keeps_the_collections(name):
     network, variables = models.create(name), shapes(name)
     evaluated = outputs(network, variables, images(network, 2))
@@ -166,7 +175,7 @@ def test_training_gives_scores_of_the_same_shape_and_keeps_the_collections(name)
     )
 
 
-@each_shallow_network
+@each_architecture
 def test_no_classes_give_the_features_that_the_head_would_see(name):
     network = models.create(name, num_classes=0)
     variables = jax.eval_shape(network.init, jax.random.key(0), images(network))
@@ -175,7 +184,7 @@ def test_no_classes_give_the_features_that_the_head_would_see(name):
     assert out.shape[-1] == shapes(name)["params"]["head"]["kernel"].shape[-2]
 
 
-@each_shallow_network
+@each_architecture
 def test_dtypes_are_those_asked_for(name):
     network = models.create(name, dtype=jnp.bfloat16, param_dtype=jnp.float32)
     variables = jax.eval_shape(network.init, jax.random.key(0), images(network))
@@ -188,7 +197,7 @@ def test_dtypes_are_those_asked_for(name):
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
 
 
-@each_shallow_network
+@each_architecture
 def test_batch_axes_are_any_number_none_included(name):
     network, variables = models.create(name), shapes(name)
     one = outputs(network, variables, jax.ShapeDtypeStruct(network.input_shape, jnp.float32))
@@ -196,7 +205,7 @@ def test_batch_axes_are_any_number_none_included(name):
     assert outputs(network, variables, two).shape == (2, 3, *one.shape)
 
 
-@each_shallow_network
+@each_architecture
 def test_norm_and_activation_are_chosen(name):
     network = models.create(name, norm="group", activation="gelu")
     variables = jax.eval_shape(network.init, jax.random.key(0), images(network))
@@ -205,7 +214,7 @@ def test_norm_and_activation_are_chosen(name):
     assert re.search(r"\b(tanh|erf|erfc)\b", str(program))
 
 
-@each_shallow_network
+@each_architecture
 def test_wrong_images_and_options_are_refused_before_tracing(name):
     network, variables = models.create(name), shapes(name)
     *size, channels = network.input_shape
