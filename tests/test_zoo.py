@@ -145,6 +145,59 @@ def test_scores_in_training_depend_on_every_parameter(name):
     assert [path for path, use in zip(sorted(paths), used, strict=True) if not use] == []
 
 
+@pytest.fixture
+def quick_to_compile():
+    """Compiling takes the time of this law, and unoptimised programs move the same numbers."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.usefixtures("quick_to_compile")
+@pytest.mark.parametrize(
+    ("name", "size", "options"),
+    [
+        ("lenet5", 32, {}),
+        ("alexnet", 63, {"widths": (4, 4, 4, 4, 4), "hidden": 8}),
+        ("alexnet_2012", 67, {"widths": (4, 4, 4, 4, 4), "hidden": 8}),
+        ("zfnet", 95, {"widths": (4, 4, 4, 4, 4), "hidden": 8}),
+        ("vgg11", 32, {"widths": (4, 4, 4, 4, 4), "hidden": 8}),
+        ("resnet50", 33, {"depths": (1, 1)}),
+        ("se_resnet18", 33, {"depths": (1, 1)}),
+        ("cifar_resnet20", 8, {"depth": 8, "shortcut": "B"}),
+        ("cifar_plain20", 8, {"depth": 8}),
+        ("all_cnn_c", 16, {"widths": (4, 4)}),
+        ("base_cnn_a", 16, {"widths": (4, 4)}),
+        ("fractional_mnist", 8, {"filters": 4, "num_poolings": 2}),
+        ("unet", 28, {"width": 4, "depth": 1}),
+        ("cifar_convnet", 32, {}),
+    ],
+)
+def test_one_gradient_step_changes_every_parameter(name, size, options):
+    network = models.create(name, **options, image_size=(size, size), dropout=0.0)
+    x = jax.random.normal(jax.random.key(0), (4, *network.input_shape))
+    variables = jax.jit(network.init)(jax.random.key(1), x)
+    rest = {key: tree for key, tree in variables.items() if key != "params"}
+
+    def loss(params):
+        scores, _ = network.apply(
+            {"params": params, **rest},
+            x,
+            train=True,
+            rngs={"fractional": jax.random.key(2)},
+            mutable=list(rest),
+        )
+        return jnp.sum(jnp.sin(3 * scores) * jnp.arange(1.0, 1 + scores.size).reshape(scores.shape))
+
+    gradients = jax.jit(jax.grad(loss))(variables["params"])
+    moved = jax.tree.map(lambda p, g: p - 0.1 * g, variables["params"], gradients)
+    still = jax.tree.map(
+        lambda old, new: bool(jnp.array_equal(old, new)), variables["params"], moved
+    )
+    flat = flatten_dict(still, sep="/")
+    assert [path for path, same in flat.items() if same] == []
+
+
 @each_shallow_network
 def test_pyramid_is_what_feature_info_says(name):
     # Reductions by growth: so many pixels more give one position more.

@@ -1,11 +1,13 @@
 """Flax modules over `cnnjax.ops`; every submodule is named, since names are public API."""
 
+from cnnjax.models.googlenet import AuxiliaryScores
 from cnnjax.models.layers import BatchNorm, Conv, Dense
 from cnnjax.models.network import FeatureInfo, Network
 from cnnjax.models.stack import StackNet
 from cnnjax.models.zoo import create, names
 
 __all__ = [
+    "AuxiliaryScores",
     "BatchNorm",
     "Conv",
     "Dense",

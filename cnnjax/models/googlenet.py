@@ -55,6 +55,13 @@ class AuxiliaryScores(NamedTuple):
     Attributes:
       scores: those of the network's end, (*batch, num_classes).
       auxiliary: those after inception4a and inception4d; the paper adds 0.3 times each one's loss.
+
+    >>> net, x = GoogLeNet(num_classes=10), jnp.ones((2, 64, 64, 3))
+    >>> variables = jax.eval_shape(net.init, jax.random.key(0), x)
+    >>> rngs = {"dropout": jax.random.key(1)}
+    >>> out = jax.eval_shape(lambda v: net.apply(v, x, train=True, rngs=rngs), variables)
+    >>> out.scores.shape, [scores.shape for scores in out.auxiliary]
+    ((2, 10), [(2, 10), (2, 10)])
     """
 
     scores: jax.Array

@@ -93,6 +93,11 @@ class Stem(nn.Module):
       style: norm, activation and dtypes.
       conv: the convolution.
       kernel_init: initialiser of its kernel.
+
+    >>> stem = Stem(Style("batch"), ConvSettings(64, 7, stride=2), nn.initializers.he_normal())
+    >>> x = jnp.ones((1, 224, 224, 3))
+    >>> jax.eval_shape(lambda: stem.init_with_output(jax.random.key(0), x, False)[0]).shape
+    (1, 112, 112, 64)
     """
 
     style: Style
@@ -117,6 +122,12 @@ class SqueezeExcite(nn.Module):
       spread: spacing of the positions averaged, so that strides turned into dilations leave the
         gate as it was; 1 for all.
       kernel_init: initialiser of both kernels.
+
+    >>> x = jnp.ones((1, 1, 2, 8))
+    >>> SqueezeExcite(Style(), 2, 1, nn.initializers.zeros).init_with_output(
+    ...     jax.random.key(0), x
+    ... )[0][0, 0, :, 0]
+    Array([0.5, 0.5], dtype=float32)
 
     Source: Hu, Shen, Sun, "Squeeze-and-Excitation Networks", 2017.
     """
@@ -192,6 +203,12 @@ class Stage(nn.Module):
       blocks: settings of each.
       kernel_init: initialiser of every kernel.
       kind: `Block`, or what `Network.block` makes of it.
+
+    >>> blocks = (BlockSettings((ConvSettings(4, 3),), None), BlockSettings((ConvSettings(4, 3),)))
+    >>> stage = Stage(Style("batch"), blocks, nn.initializers.he_normal())
+    >>> shapes = jax.eval_shape(lambda: stage.init(jax.random.key(0), jnp.ones((8, 8, 3)), False))
+    >>> list(shapes["params"])
+    ['block0', 'block1']
     """
 
     style: Style
