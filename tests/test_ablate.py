@@ -17,6 +17,9 @@ from absl import flags
 from experiments import ablate, records, report
 from experiments.config import Config
 
+# One process, so that the run that nothing disturbed is made once.
+pytestmark = pytest.mark.xdist_group("ablate")
+
 ROOT = Path(__file__).resolve().parent.parent
 NUM_ARMS = 5
 # 496 training images, 31 steps an epoch: seconds, not minutes.
@@ -268,6 +271,7 @@ def test_another_config_in_the_same_directory_is_refused(uninterrupted, run):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_share_a_directory(surroundings, run, tmp_path):
     directory = tmp_path / "run"
     first = start(directory, surroundings)

@@ -354,6 +354,7 @@ def test_peer_of_suite_models_trains_and_answers(torch) -> None:
         torch_zoo.contender("resnet18", images, np.array([3, 4]), training, 1)()
 
 
+@pytest.mark.slow
 def test_suite_seeds_prints_a_row_a_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Setting, "key_arms", (TINY.arm("one_7x7"),))
     text = seeds.seeds_suite(TINY)

@@ -119,6 +119,9 @@ TORCHVISION = [
 ]
 
 
+slow = pytest.mark.slow
+
+
 def torchvision_pair(name, dtype, **published):
     """torchvision's network of that name with fewer filters, and ours, unless widths are given."""
     theirs, torch = torchvision_oracle.load()
@@ -164,12 +167,19 @@ def test_scores_are_torchvisions_in_float32(torch, name):
     assert_scores_are_torchvisions(*torchvision_pair(name, "float32"), x, 1e-5)
 
 
+@slow
 def test_published_alexnet_at_full_size_scores_as_torchvisions(torch):
     x = images_of((224, 224), "float32")
     assert_scores_are_torchvisions(*torchvision_pair("alexnet", "float32", hidden=4096), x, 1e-5)
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("alexnet", "vgg11", "vgg11_bn") else slow)
+        for name in TORCHVISION
+    ],
+)
 def test_scores_gradients_and_averages_are_torchvisions_in_float64(torch, name):
     torch, model, net = torchvision_pair(name, "float64")
     # alexnet's last volume is 7x1, averaged to 6x6 with regions that overlap.

@@ -169,18 +169,19 @@ def check_scores(name, dtype, relative, *size):
         assert_close(compile_cheaply(network.apply)(variables, ours), expected, relative)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *["resnet18", "resnet34", "resnet50", "resnet152", "resnext50_32x4d", "wide_resnet50_2"],
-        *["se_resnet18", "se_resnet50"],
-    ],
+SHALLOW = ["resnet18", "resnet50", "se_resnet18", "googlenet"]
+DEEP = ["resnet34", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2", "se_resnet50"]
+each_network = pytest.mark.parametrize(
+    "name", [*SHALLOW, *(pytest.param(name, marks=pytest.mark.slow) for name in DEEP)]
 )
+
+
+@each_network
 def test_scores_are_those_of_torchvision_and_timm(name):
     check_scores(name, "float64", 1e-10, 33, 40)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "googlenet"])
+@each_network
 def test_scores_are_those_of_torchvision_at_another_size_in_float32(name):
     check_scores(name, "float32", 1e-5, 64, 64)
 
@@ -242,10 +243,25 @@ def googlenets():
         pytest.param(functools.partial(small_pair, "basic"), id="basic"),
         pytest.param(functools.partial(small_pair, "bottleneck"), id="bottleneck"),
         pytest.param(functools.partial(small_se, "basic"), id="se"),
-        pytest.param(googlenets, id="googlenet"),
     ],
 )
 def test_a_training_step_is_theirs_scores_averages_and_all_gradients(pair):
+    check_training_step(pair, compile_cheaply)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*SHALLOW, *DEEP])
+def test_a_training_step_of_the_whole_network_is_theirs(name):
+    # Eagerly: alike blocks share what is compiled.
+    check_training_step(googlenets if name == "googlenet" else functools.partial(whole, name))
+
+
+def whole(name):
+    theirs, torch = oracle_network(name)
+    return theirs, torch, models.create(name)
+
+
+def check_training_step(pair, compiled=lambda function: function):
     with jax.enable_x64(True):
         theirs, torch, network = pair()
         theirs, variables = filled(theirs, torch)
@@ -269,7 +285,7 @@ def test_a_training_step_is_theirs_scores_averages_and_all_gradients(pair):
             weighted = (jnp.sum(o * w.numpy()) for o, w in zip(got, weights, strict=True))
             return sum(weighted), (got, moved["batch_stats"])
 
-        gradient, (got, moved) = compile_cheaply(jax.grad(loss, has_aux=True))(variables["params"])
+        gradient, (got, moved) = compiled(jax.grad(loss, has_aux=True))(variables["params"])
         for mine, other in zip(got, outs, strict=True):
             assert_close(mine, other.detach(), 1e-10)
         jax.tree.map(functools.partial(assert_close, relative=1e-10), moved, averages)

@@ -21,13 +21,19 @@ from experiments.zoo_table import zoo_table
 
 GOLDEN = Path(__file__).parent / "golden" / "networks"
 
-each_network = pytest.mark.parametrize("name", models.names())
 # The same code with other numbers: what these show holds for the deeper ones.
 SHALLOW = [
     name
     for name in models.names()
     if not re.search(r"(101|152|_bn|32|44|56|110|vgg1[39])", name.removeprefix("cifar_"))
 ]
+each_network = pytest.mark.parametrize(
+    "name",
+    [
+        name if name in SHALLOW else pytest.param(name, marks=pytest.mark.slow)
+        for name in models.names()
+    ],
+)
 each_shallow_network = pytest.mark.parametrize("name", SHALLOW)
 # One of each architecture and form: options are fields of the class.
 each_architecture = pytest.mark.parametrize(
@@ -295,7 +301,14 @@ def test_wrong_images_and_options_are_refused_before_tracing(name):
 DOCUMENTED = (GOLDEN.parents[2] / "docs" / "models.md").read_text(encoding="utf-8").splitlines()
 
 
-@pytest.mark.parametrize("name", [n for n in models.names() if not n.startswith("fractional")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in SHALLOW else pytest.param(name, marks=pytest.mark.slow)
+        for name in models.names()
+        if not name.startswith("fractional")
+    ],
+)
 def test_documented_row_is_that_of_the_traced_program(name):
     # The published numbers themselves stand in the tests of each architecture.
     assert zoo_table([name]).splitlines()[-1] in DOCUMENTED
