@@ -173,6 +173,7 @@ def test_kill_9_again_and_again_leaves_the_same_bytes(uninterrupted, surrounding
     assert (directory / "runs.jsonl").read_bytes() == (expected / "runs.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_sigterm_saves_in_the_middle_of_a_trial_and_exits(
     uninterrupted, surroundings, run, tmp_path
 ):
@@ -285,6 +286,7 @@ def test_two_processes_cannot_share_a_directory(surroundings, run, tmp_path):
         first.communicate()
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_is_recorded_and_the_others_go_on(run, tmp_path):
     directory = tmp_path / "run"
     result = run(directory, learning_rate=1e30, warmup_epochs=0, epochs=1, weight_decay=0)

@@ -126,6 +126,7 @@ def init(arm: str) -> Any:
     return jax.jit(module.init)(jax.random.key(3), jnp.zeros((1, *IMAGE_SHAPE)))["params"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ARMS)
 def test_peer_has_our_parameters_and_our_scores(arm: str, torch_peer: Any) -> None:
     torch = torch_peer.torch
@@ -167,6 +168,7 @@ def test_peer_shifts_and_flips_whole_images(torch_peer: Any) -> None:
     assert places == {(row, c) for row in (9, 10, 11) for c in (4, 5, 6, 21, 22, 23)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arm"),
     [*((name, "5x5_then_3x3") for name in CONVOLUTIONS), (CHOSEN[0], "three_3x3_linear")],
@@ -428,6 +430,7 @@ def test_stray_argument_is_refused() -> None:
         benchmark.main(["benchmark", "training"], parsed())
 
 
+@pytest.mark.slow
 def test_program_runs_end_to_end() -> None:
     command = [sys.executable, "-m", "experiments.benchmark", "--suite=ops", "--rounds=1"]
     command += ["--steps=2", "--channels=2", "--batch_size=4", "--only=max_pool_2x2"]

@@ -40,6 +40,7 @@ def test_conv_is_the_numpy_loops(case):
     np.testing.assert_allclose(without_bias, expected - bias, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(case=problems())
 def test_conv_and_its_gradients_are_pytorchs(torch, case):

@@ -309,6 +309,7 @@ def compare_with_pytorch(torch, problem, jit):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(problem=problems())
 def test_fractional_max_pool_its_switches_and_gradient_are_pytorchs(torch, problem):
@@ -369,6 +370,7 @@ def test_one_program_for_all_keys():
     assert not count_compilations(lambda: gradient(x, second))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pool", "regions", "shape", "out"),
     [

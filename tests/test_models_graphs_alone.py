@@ -155,6 +155,7 @@ def googlenet(functions, x):
     return [functions.dense("head", x.mean((2, 3))), *outs]
 
 
+@pytest.mark.slow
 def test_googlenet_is_the_papers(torch):
     with jax.enable_x64(True):
         network = GoogLeNet(param_dtype="float64", dropout=0.0, num_classes=10)

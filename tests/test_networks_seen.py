@@ -97,6 +97,7 @@ def of_module(module, shape, **kwargs):
     return lambda x: module.apply(variables, x, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

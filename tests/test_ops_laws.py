@@ -197,6 +197,15 @@ each_row_with_floats = pytest.mark.parametrize(
     [row for row in TABLE.values() if row.floats()],
     ids=[name for name, row in TABLE.items() if row.floats()],
 )
+# An operation's other forms are slow to differentiate twice, and go through the same rules.
+each_row_to_second_order = pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=name, marks=() if name == row.operation else pytest.mark.slow)
+        for name, row in TABLE.items()
+        if row.floats()
+    ],
+)
 
 
 def test_every_public_operation_has_a_row():
@@ -355,7 +364,7 @@ def quick_to_compile():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@each_row_with_floats
+@each_row_to_second_order
 @pytest.mark.usefixtures("quick_to_compile")
 def test_derivatives_are_finite_differences_to_second_order_in_both_modes(row):
     places = row.floats()

@@ -229,6 +229,7 @@ def test_vmap_of_gradients_equals_one_after_another(name):
     )
 
 
+@pytest.mark.slow
 @each_pool
 def test_derivatives_are_finite_differences_to_second_order_in_both_modes(name):
     shape = (1, 4, 5, 1)

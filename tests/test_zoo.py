@@ -165,15 +165,17 @@ def quick_to_compile():
     [
         ("lenet5", 32, {}),
         ("alexnet", 63, {"widths": (4, 4, 4, 4, 4), "hidden": 8}),
-        ("alexnet_2012", 67, {"widths": (4, 4, 4, 4, 4), "hidden": 8}),
-        ("zfnet", 95, {"widths": (4, 4, 4, 4, 4), "hidden": 8}),
+        pytest.param(
+            "alexnet_2012", 67, {"widths": (4, 4, 4, 4, 4), "hidden": 8}, marks=pytest.mark.slow
+        ),
+        pytest.param("zfnet", 95, {"widths": (4, 4, 4, 4, 4), "hidden": 8}, marks=pytest.mark.slow),
         ("vgg11", 32, {"widths": (4, 4, 4, 4, 4), "hidden": 8}),
         ("resnet50", 33, {"depths": (1, 1)}),
-        ("se_resnet18", 33, {"depths": (1, 1)}),
+        pytest.param("se_resnet18", 33, {"depths": (1, 1)}, marks=pytest.mark.slow),
         ("cifar_resnet20", 8, {"depth": 8, "shortcut": "B"}),
-        ("cifar_plain20", 8, {"depth": 8}),
-        ("all_cnn_c", 16, {"widths": (4, 4)}),
-        ("base_cnn_a", 16, {"widths": (4, 4)}),
+        pytest.param("cifar_plain20", 8, {"depth": 8}, marks=pytest.mark.slow),
+        pytest.param("all_cnn_c", 16, {"widths": (4, 4)}, marks=pytest.mark.slow),
+        pytest.param("base_cnn_a", 16, {"widths": (4, 4)}, marks=pytest.mark.slow),
         ("fractional_mnist", 8, {"filters": 4, "num_poolings": 2}),
         ("unet", 28, {"width": 4, "depth": 1}),
         ("cifar_convnet", 32, {}),
