@@ -25,3 +25,11 @@ def torch():
     torch.set_num_threads(1)
     yield torch
     torch.set_num_threads(num_threads)
+
+
+@pytest.fixture
+def quick_to_compile():
+    """Unoptimised programs, where compiling takes the time and the numbers are the same."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

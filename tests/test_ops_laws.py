@@ -356,14 +356,6 @@ def cotangents(out):
     )
 
 
-@pytest.fixture
-def quick_to_compile():
-    """Compiling takes the time of this law, and unoptimised programs give the same numbers."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @each_row_to_second_order
 @pytest.mark.usefixtures("quick_to_compile")
 def test_derivatives_are_finite_differences_to_second_order_in_both_modes(row):

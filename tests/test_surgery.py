@@ -15,6 +15,8 @@ from experiments.benchmarking import dense_suite
 from experiments.benchmarking.setting import Setting
 from experiments.config import Config
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 
 class Plain(Network, kw_only=True):
     """As AlexNet, 224 pixels to 7x7 at a stride of 32, but without any padding."""
@@ -73,14 +75,6 @@ class Padded(Network, kw_only=True):
     @nn.nowrap
     def head(self, x, train):
         return self.dense("head", self.num_classes, first=True)(self.flattened(x))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_to_compile():
-    """Compiling takes the time of these tests, and unoptimised programs give the same numbers."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def random(*shape, seed=0):

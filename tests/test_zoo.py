@@ -151,14 +151,6 @@ def test_scores_in_training_depend_on_every_parameter(name):
     assert [path for path, use in zip(sorted(paths), used, strict=True) if not use] == []
 
 
-@pytest.fixture
-def quick_to_compile():
-    """Compiling takes the time of this law, and unoptimised programs move the same numbers."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.usefixtures("quick_to_compile")
 @pytest.mark.parametrize(
     ("name", "size", "options"),

@@ -8,30 +8,18 @@ import re
 import numpy as np
 import pytest
 
+from experiments.benchmarking import torch_zoo
+
 REASON = "torchvision is an optional oracle"
 
 
 def load():
-    """torchvision's models and torch, or a skip with the reason.
-
-    A build for another accelerator cannot load its compiled operations and then fails as soon as
-    it registers `nms`; two definitions without a body stand in, since no classifier calls them.
-    """
+    """torchvision's models and torch, or a skip with the reason."""
     torch = pytest.importorskip("torch", reason="PyTorch is an optional oracle: cnnjax[torch]")
     try:
-        import torchvision
+        return torch_zoo.torchvision_models(), torch
     except ImportError as error:
         pytest.skip(f"{REASON}: {error}")
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _kept.append(library)  # Its definitions end with it.
-        import torchvision
-    return torchvision.models, torch
-
-
-_kept: list = []
 
 
 def shrink(model, torch, widths, outputs, staged):

@@ -53,13 +53,7 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Convolve (*batch, *spatial, channels) to (*batch, *output_spatial, features)."""
         shape = (*self.window, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
-        dtype = self.dtype or x.dtype
-        x, kernel = x.astype(dtype), kernel.astype(dtype)
-        bias = None if bias is None else bias.astype(dtype)
+        x, kernel, bias = _operands(self, x, shape, self.kernel_init)
         return ops.conv(
             x,
             kernel,
@@ -69,6 +63,21 @@ class Conv(nn.Module):
             dilation=self.dilation,
             groups=self.groups,
         )
+
+
+def _operands(
+    layer: "Conv | Dense",
+    x: jax.Array,
+    shape: tuple[int, ...],
+    kernel_init: nn.initializers.Initializer,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """The input, the kernel of that shape and the bias, if there is one, in the compute dtype."""
+    dtype = layer.dtype or x.dtype
+    kernel = layer.param("kernel", kernel_init, shape, layer.param_dtype).astype(dtype)
+    bias = None
+    if layer.use_bias:
+        bias = layer.param("bias", layer.bias_init, shape[-1:], layer.param_dtype).astype(dtype)
+    return x.astype(dtype), kernel, bias
 
 
 class Dense(nn.Module):
@@ -115,13 +124,7 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map (*batch, inputs), or (*batch, height, width, channels) with a window."""
         shape = (*(self.window or ()), x.shape[-1], self.features)
-        kernel = self.param("kernel", self._draw_kernel, shape, self.param_dtype)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
-        dtype = self.dtype or x.dtype
-        x, kernel = x.astype(dtype), kernel.astype(dtype)
-        bias = None if bias is None else bias.astype(dtype)
+        x, kernel, bias = _operands(self, x, shape, self._draw_kernel)
         if self.window is not None:
             return ops.conv(x, kernel, bias, dilation=self.dilation)
         y = x @ kernel

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.benchmarking import machine
 
-__all__ = ["contender", "peers", "why_no_peer"]
+__all__ = ["contender", "peers", "torchvision_models", "why_no_peer"]
 
 _KEPT: list[Any] = []  # Definitions of operators end with the library object that holds them.
 
@@ -56,7 +56,11 @@ def contender(
     import torch
 
     device = "cpu" if threads is not None else "cuda"
-    net = _zoo().get_model(name, weights=None).to(device, memory_format=torch.channels_last)
+    net = (
+        torchvision_models()
+        .get_model(name, weights=None)
+        .to(device, memory_format=torch.channels_last)
+    )
     x = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)
     y = torch.from_numpy(labels.astype(np.int64)).to(device)
     net.train(training)
@@ -88,8 +92,8 @@ def contender(
     return call
 
 
-def _zoo() -> Any:
-    """The models of torchvision.
+def torchvision_models() -> Any:
+    """The models of torchvision, which is imported here.
 
     A build for another accelerator cannot load its compiled operators and fails when it registers
     one that detectors use; definitions without a body stand in, as no classifier calls them.
