@@ -9,38 +9,25 @@ by SIGINT and SIGTERM after saving.
 import hashlib
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NamedTuple
 
-import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
 from cnnjax import data as datasets
 from cnnjax.data import Images
-from cnnjax.training import (
-    Checkpoints,
-    Data,
-    Interrupted,
-    Program,
-    Trial,
-    make_optimizer,
-    stack_variables,
-    train,
-)
+from cnnjax.training import Interrupted, make_optimizer
 from experiments import config as config_module
 from experiments import report
 from experiments.arm_table import arm_table
 from experiments.config import Config, define_flags, from_flags
 from experiments.names import check_name
-from experiments.programs import make_program
-from experiments.records import SCHEMA, Failure, Record
 from experiments.run_directory import RunDirectory, RunDirectoryError
-from experiments.studies import STUDIES, Arm, Pretraining, Sets, Study, Task, cut
+from experiments.studies import STUDIES, Sets, Study, Task, sets_of
+from experiments.trials import Trainer, make_record
 
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the arm table and exit.")
 define_flags()
@@ -82,11 +69,7 @@ def ablate(config: Config, *, dry_run: bool = False) -> None:
       SystemExit: stopped by a signal, after saving.
     """
     check_name("--study", config.study, STUDIES)
-    sets, source = cut(
-        config,
-        datasets.load(config.dataset, "train", config.data_dir),
-        datasets.load(config.dataset, "test", config.data_dir),
-    )
+    sets, source = sets_of(config)
     steps_per_epoch = _steps_per_epoch(config, sets, config.epochs)
     height, width, channels = sets.training.images.shape[1:]
     task = Task(
@@ -97,10 +80,7 @@ def ablate(config: Config, *, dry_run: bool = False) -> None:
         source=source,
     )
     study = STUDIES[config.study](config, task)
-    for pretraining in {
-        arm.initial.name: arm.initial for arm in study.arms if arm.initial
-    }.values():
-        _steps_per_epoch(config, pretraining.sets, pretraining.epochs)
+    _check_arms(study, config, sets)
     print(f"{study.question}\n\n{arm_table(study.arms)}\n")
     num_train, num_validation, num_test = (len(images.labels) for images in sets)
     left_out = num_train - steps_per_epoch * config.batch_size
@@ -112,7 +92,8 @@ def ablate(config: Config, *, dry_run: bool = False) -> None:
     if dry_run:
         return
     path = config.run_dir or config.default_run_dir()
-    with RunDirectory(path, config, _digest(*sets, *(source or ()))) as directory:
+    own = [images for arm in study.arms for images in arm.sets or ()]
+    with RunDirectory(path, config, _digest(*sets, *(source or ()), *own)) as directory:
         print(f"run directory: {directory.path}", flush=True)
         with _signals() as stop:
             _run_trials(study, config, directory, sets, stop)
@@ -131,6 +112,22 @@ def _steps_per_epoch(config: Config, sets: Sets, num_epochs: int) -> int:
     steps = num_train // config.batch_size
     make_optimizer(config.optimization(), num_epochs=num_epochs, steps_per_epoch=steps)
     return steps
+
+
+def _check_arms(study: Study, config: Config, sets: Sets) -> None:
+    """Refuse what an arm alone would meet, before anything is written."""
+    for arm in study.arms:
+        settings = config.with_settings(arm.settings)
+        make_optimizer(
+            settings.optimization(),
+            num_epochs=config.epochs,
+            steps_per_epoch=len(sets.training.labels) // config.batch_size,
+        )
+        if arm.initial:
+            _steps_per_epoch(settings, arm.initial.sets, arm.initial.epochs)
+        sizes = [len(images.labels) for images in arm.sets or sets]
+        if sizes != [len(images.labels) for images in sets]:
+            raise ValueError(f"Study: the sets of {arm.name!r} are not of the sizes of the run's")
 
 
 def _digest(*sets: Images) -> str:
@@ -189,7 +186,7 @@ def _run_trials(
     if not todo:
         return
     done = len(study.arms) * len(groups) - len(todo)
-    trainer = _Trainer(config, directory, stop)
+    trainer = Trainer(config, directory, sets, stop)
     with tqdm(
         total=float(len(study.arms) * len(groups) * config.epochs),
         initial=float(done * config.epochs),
@@ -212,22 +209,15 @@ def _run_trials(
                 bar.refresh()
 
             try:
-                started = _Started(None, {})
-                if arm.initial:
-                    bar.set_description(f"{label}, {arm.initial.title}")
-                    started = trainer.pretrain(arm.initial, group)
-                if not trainer.is_compiled(arm.name):
-                    bar.set_description(f"compiling {arm.title}")
-                    trainer.compile(arm.name, arm.module, sets, config.epochs, group, arm.trained)
-                bar.set_description(label)
-                trials = trainer.train(arm.name, group, started.variables, show)
+                results = trainer.run(arm, group, label, bar.set_description, show)
+                for result in results:
+                    if directory.has(arm.name, result.trial.seed):
+                        continue
+                    measured = trainer.measure(study, arm, result.trial)
+                    directory.append(make_record(study, arm, result, measured, config, sets))
             except Interrupted:
                 bar.close()
                 _stopped(stop, directory, len(study.arms) * len(seeds))
-            for trial in trials:
-                if not directory.has(arm.name, trial.seed):
-                    before = started.trials.get(trial.seed)
-                    directory.append(_record(study, arm, trial, before, config, sets))
 
 
 def _stopped(stop: _Stop, directory: RunDirectory, num_trials: int) -> None:
@@ -239,148 +229,6 @@ def _stopped(stop: _Stop, directory: RunDirectory, num_trials: int) -> None:
         file=sys.stderr,
     )
     sys.exit(128 + number)
-
-
-class _Started(NamedTuple):
-    """What trials start from.
-
-    Attributes:
-      variables: those given, with a leading axis of seeds; None draws all.
-      trials: the pretraining of each seed.
-    """
-
-    variables: Any
-    trials: dict[int, Trial]
-
-
-class _Trainer:
-    """Trains the networks of a run, each compiled once, its data put on the device once."""
-
-    def __init__(self, config: Config, directory: RunDirectory, stop: _Stop) -> None:
-        self._config, self._directory, self._stop = config, directory, stop
-        self._programs: dict[str, tuple[Program, Data, int]] = {}
-        self._data: dict[int, Data] = {}
-
-    def is_compiled(self, name: str) -> bool:
-        return name in self._programs
-
-    def compile(
-        self,
-        name: str,
-        module: nn.Module,
-        sets: Sets,
-        num_epochs: int,
-        seeds: Sequence[int],
-        trained: tuple[str, ...] | None = None,
-    ) -> None:
-        program = make_program(
-            module,
-            self._config,
-            sets.training,
-            num_epochs=num_epochs,
-            num_seeds=len(seeds),
-            trained=trained,
-        )
-        program.compile(len(sets.validation.labels), len(sets.test.labels))
-        if id(sets) not in self._data:
-            arrays = (jnp.asarray(array) for images in sets for array in images[:2])
-            self._data[id(sets)] = Data(*arrays)
-        self._programs[name] = (program, self._data[id(sets)], num_epochs)
-
-    def train(
-        self,
-        name: str,
-        seeds: list[int],
-        given: Any = None,
-        show: Callable[[float], None] = lambda epochs: None,
-    ) -> list[Trial]:
-        """Trials of a compiled network; what is finished is only read from its checkpoint."""
-        program, data, num_epochs = self._programs[name]
-        return train(
-            program,
-            data,
-            seeds,
-            num_epochs=num_epochs,
-            given=given,
-            checkpoints=Checkpoints(self._directory.checkpoints(name, seeds), warn=logging.warning),
-            seconds_between_checkpoints=self._config.checkpoint_seconds,
-            should_stop=self._stop,
-            on_progress=show,
-        )
-
-    def pretrain(self, pretraining: Pretraining, seeds: list[int]) -> _Started:
-        """What arms start from: the first to ask trains it, the next finds it on the disk."""
-        if not self.is_compiled(pretraining.name):
-            self.compile(
-                pretraining.name, pretraining.module, pretraining.sets, pretraining.epochs, seeds
-            )
-        trials = self.train(pretraining.name, seeds)
-        kept = [
-            {
-                collection: {
-                    layer: tree
-                    for layer, tree in layers.items()
-                    if layer not in pretraining.new_layers
-                }
-                for collection, layers in trial.variables.items()
-            }
-            for trial in trials
-        ]
-        return _Started(stack_variables(kept), {trial.seed: trial for trial in trials})
-
-
-def _record(
-    study: Study, arm: Arm, trial: Trial, before: Trial | None, config: Config, sets: Sets
-) -> Record:
-    metrics: Any = None
-    failure: Failure | None = None
-    if before is not None and before.failed_at is not None:
-        reason = f"its pretraining failed at step {before.failed_at:,} of its own"
-        failure = {"step": 0, "reason": reason}
-    elif trial.failed_at is not None:
-        failure = {"step": trial.failed_at, "reason": "the training loss was not finite"}
-    else:
-        best = next(entry for entry in trial.curve if entry.epoch == trial.best_epoch)
-        metrics = {
-            "test_accuracy": trial.test_accuracy,
-            "test_loss": trial.test_loss,
-            "validation_accuracy": trial.curve[-1].validation_accuracy,
-            "validation_loss": trial.curve[-1].validation_loss,
-            "best_validation_accuracy": best.validation_accuracy,
-            "best_epoch": trial.best_epoch,
-            "test_accuracy_at_best_validation": trial.test_accuracy_at_best,
-        }
-    names = [other.name for other in study.arms]
-    training, validation, test = (len(images.labels) for images in sets)
-    record = Record(
-        schema=SCHEMA,
-        study=study.name,
-        question=study.question,
-        arm=arm.name,
-        arm_index=names.index(arm.name),
-        arm_title=arm.title,
-        baseline=study.baseline,
-        headline_arm=study.headline_arm,
-        differs_in=arm.differs_in,
-        account=arm.account,
-        limits=list(study.limits),
-        config=config.identity(),
-        command=" ".join(["python -m experiments.ablate", *config.as_flags()]),
-        planned_seeds=config.seed_numbers(),
-        planned_arms=names,
-        seed=trial.seed,
-        status="failed" if failure else "completed",
-        failure=failure,
-        num_examples={"train": training, "validation": validation, "test": test},
-        metrics=metrics,
-        curve=[entry._asdict() for entry in trial.curve],  # type: ignore[misc]
-    )
-    if before is not None:
-        record["pretraining"] = {
-            "test_accuracy": before.test_accuracy,
-            "test_loss": before.test_loss,
-        }
-    return record
 
 
 if __name__ == "__main__":

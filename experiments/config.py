@@ -2,13 +2,15 @@
 
 The fields of `Config` are the flags: one table, from which the flags are defined, the config is
 read, and `resolved.flags` is written. Fields marked as housekeeping change no number, so that
-they are no part of a run's identity; nor are fields of a study in the runs of the others.
+they are no part of a run's identity; nor are fields of a study in the runs of the others, nor
+fields that came later while they have their defaults, which are what runs did before.
 """
 
 import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -19,6 +21,12 @@ from experiments.names import check_name
 __all__ = ["SEED_AXES", "Config", "define_flags", "from_flags"]
 
 SEED_AXES = ("sequential", "vmap")
+COMPUTE_DTYPES = ("float32", "bfloat16")
+# What is the same for all arms of a run: which data there are, and how many steps are taken.
+_OF_THE_RUN = frozenset(
+    {"study", "dataset", "validation_size", "split_seed", "train_size", "epochs", "batch_size"}
+    | {"seeds", "first_seed", "seed_axis", "tune"}
+)
 
 
 def _flag(
@@ -28,8 +36,15 @@ def _flag(
     low: float | None = None,
     housekeeping: bool = False,
     study: str | None = None,
+    later: bool = False,
 ) -> Any:
-    metadata = {"help": text, "low": low, "housekeeping": housekeeping, "study": study}
+    metadata = {
+        "help": text,
+        "low": low,
+        "housekeeping": housekeeping,
+        "study": study,
+        "later": later,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -45,6 +60,12 @@ class Config:
         500, "Images taken from the training split for validation; tests see the test split.", low=1
     )
     split_seed: int = _flag(0, "Seed of the split into training and validation images.", low=0)
+    train_size: int = _flag(
+        0,
+        "Training images to learn from, the classes in proportion; 0 for all.",
+        low=0,
+        later=True,
+    )
     channels: int = _flag(8, "Filters of the network's layers.", low=1)
     num_finetune: int = _flag(
         250, "Images of the new classes to learn from (fine_tuning).", low=1, study="fine_tuning"
@@ -60,6 +81,17 @@ class Config:
     weight_decay: float = _flag(5e-4, "L2 coefficient, on kernels only.")
     warmup_epochs: float = _flag(1.0, "Length of the linear warm-up (cosine).")
     patience: int = _flag(3, "Epochs without a better validation loss (alexnet).", low=1)
+    tune: str = _flag(
+        "",
+        "Step sizes of which each arm takes the one with the best validation accuracy, as in "
+        "0.01,0.03,0.1; empty for --learning_rate in every arm.",
+        later=True,
+    )
+    compute_dtype: str = _flag(
+        "float32",
+        "Numbers that networks compute in, float32 or bfloat16; parameters are float32.",
+        later=True,
+    )
     shift: int = _flag(2, "Augmentation: random shifts of up to this many pixels.", low=0)
     flip: bool = _flag(False, "Augmentation: random horizontal flips.")
     seeds: int = _flag(5, "Trials of each arm.", low=1)
@@ -102,6 +134,7 @@ class Config:
             )
         check_name("--recipe", self.recipe, RECIPES)
         check_name("--seed_axis", self.seed_axis, SEED_AXES)
+        check_name("--compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         self.optimization()
 
     def optimization(self) -> Recipe:
@@ -115,6 +148,22 @@ class Config:
             patience=self.patience,
         )
 
+    def with_settings(self, settings: Mapping[str, Any]) -> "Config":
+        """The config of an arm that departs from the run's in some flags.
+
+        Raises:
+          ValueError: a flag that does not exist or that is the same for all arms of a run.
+
+        >>> Config().with_settings({"flip": True}).flip
+        True
+        """
+        for name in settings:
+            known = {field.name for field in dataclasses.fields(self)}
+            check_name("flag", name, known)
+            if name in _OF_THE_RUN:
+                raise ValueError(f"--{name} is the same for all arms of a run")
+        return dataclasses.replace(self, **settings)
+
     def seed_numbers(self) -> list[int]:
         """The seeds of the run.
 
@@ -126,13 +175,23 @@ class Config:
     def identity(self) -> dict[str, Any]:
         """The fields that numbers depend on: what makes two runs the same.
 
-        Flags of other studies are left out, so that a study's runs stay what they are when another
-        study is given a flag.
+        Flags of other studies are left out, and later ones at their defaults, so that runs stay
+        what they are when flags are added.
         """
+
+        def counts(field: dataclasses.Field) -> bool:
+            about = field.metadata
+            at_default = getattr(self, field.name) == field.default
+            return not (
+                about["housekeeping"]
+                or about["study"] not in (None, self.study)
+                or (about["later"] and at_default)
+            )
+
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if not field.metadata["housekeeping"] and field.metadata["study"] in (None, self.study)
+            if counts(field)
         }
 
     def default_run_dir(self) -> str:

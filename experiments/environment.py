@@ -28,8 +28,11 @@ _PACKAGES = (
 )
 
 
-def describe() -> dict[str, Any]:
+def describe(compute_dtype: str = "float32") -> dict[str, Any]:
     """The environment of this process, as JSON can hold it.
+
+    Args:
+      compute_dtype: what the networks of the run compute in.
 
     The number of cores is part of it because XLA splits its sums by them: on another number of
     cores a CPU run has other last bits.
@@ -55,7 +58,7 @@ def describe() -> dict[str, Any]:
         "cores": _num_cores(),
         "precision": {
             "parameters": "float32",
-            "compute": "float32",
+            "compute": compute_dtype,
             "matmul": jax.config.values["jax_default_matmul_precision"] or "default",
         },
         "xla_flags": os.environ.get("XLA_FLAGS", ""),

@@ -1,6 +1,7 @@
 """The program that a config makes of a network: its recipe, augmentation and normalisation."""
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -10,7 +11,7 @@ from cnnjax.data import Images
 from cnnjax.training import Program, make_optimizer
 from experiments.config import Config
 
-__all__ = ["augment", "make_program"]
+__all__ = ["augment", "make_normalize", "make_program"]
 
 
 def augment(config: Config, key: jax.Array, images: jax.Array) -> jax.Array:
@@ -21,6 +22,12 @@ def augment(config: Config, key: jax.Array, images: jax.Array) -> jax.Array:
     if config.flip:
         images = datasets.random_flip(flip_key, images)
     return images
+
+
+def make_normalize(training: Images) -> Callable[[jax.Array], jax.Array]:
+    """The function that removes the channel statistics of a training set from uint8 images."""
+    mean, std = datasets.channel_statistics(training.images)
+    return functools.partial(datasets.normalize, mean=mean, std=std)
 
 
 def make_program(
@@ -43,7 +50,6 @@ def make_program(
       trained: layers that learn; all of them by default.
     """
     num_train = len(training.labels)
-    mean, std = datasets.channel_statistics(training.images)
     return Program(
         module,
         make_optimizer(
@@ -54,7 +60,7 @@ def make_program(
         image_shape=training.images.shape[1:],
         num_train=num_train,
         batch_size=config.batch_size,
-        normalize=functools.partial(datasets.normalize, mean=mean, std=std),
+        normalize=make_normalize(training),
         augment=functools.partial(augment, config),
         num_seeds=num_seeds,
         trained=trained,

@@ -22,6 +22,7 @@ __all__ = [
     "SCHEMA",
     "CurvePoint",
     "Failure",
+    "Measurement",
     "Metrics",
     "NumExamples",
     "PretrainingMetrics",
@@ -37,7 +38,7 @@ SCHEMA = 1
 # JSON has no such numbers, and the bare tokens that Python would write are no JSON.
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 # Where measured numbers stand: a loss that diverged belongs into the record as it was.
-_MEASURED = ("curve", "metrics", "pretraining")
+_MEASURED = ("curve", "metrics", "measurements", "pretraining")
 
 
 class Failure(TypedDict):
@@ -64,6 +65,7 @@ class Metrics(TypedDict):
     validation_loss: NotRequired[float]
     best_validation_accuracy: NotRequired[float]
     best_epoch: NotRequired[int]
+    outcome: NotRequired[float]
 
 
 class PretrainingMetrics(TypedDict):
@@ -85,12 +87,26 @@ class CurvePoint(TypedDict):
     learning_rate: NotRequired[float]
 
 
+class Measurement(TypedDict):
+    """A number of one trained network against another, and where theory singles out values of x."""
+
+    title: str
+    x_title: str
+    y_title: str
+    x: list[float]
+    y: list[float]
+    marks: list[float]
+
+
 class Record(TypedDict):
     """One finished trial, self-contained: a report needs nothing but these.
 
     `account` maps column names, in the order to print them, to what the arm sees and costs; it
     has the same columns in every arm. `config` holds all the flags of the run. `headline_arm`
     names the arm that the verdict is about; without it that is the first after the baseline.
+    `against` names the arm that this one is compared with, itself for none; without it that is the
+    baseline. `outcome` is what they are compared by, `metrics["outcome"]` or without one the test
+    accuracy. `settings` are the flags in which the arm departs from `config`.
     """
 
     schema: int
@@ -101,7 +117,10 @@ class Record(TypedDict):
     arm_title: str
     baseline: str
     headline_arm: NotRequired[str]
+    against: NotRequired[str]
+    outcome: NotRequired[str]
     differs_in: str
+    settings: NotRequired[Mapping[str, Any]]
     account: Mapping[str, int | float | str]
     limits: list[str]
     config: Mapping[str, Any]
@@ -113,6 +132,7 @@ class Record(TypedDict):
     failure: Failure | None
     num_examples: NumExamples
     metrics: Metrics | None
+    measurements: NotRequired[Mapping[str, Measurement]]
     pretraining: NotRequired[PretrainingMetrics]
     curve: list[CurvePoint]
 

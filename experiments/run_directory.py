@@ -105,7 +105,7 @@ class RunDirectory:
     def _claim(self, dataset_digest: str) -> None:
         flagfile, described = self.path / "resolved.flags", self.path / "environment.json"
         lines = self.config.as_flags()
-        here = environment.describe()
+        here = environment.describe(self.config.compute_dtype)
         if not flagfile.exists():
             # A process killed between the two writes below leaves an environment and no flags.
             ours = {"lock", "environment.json"}

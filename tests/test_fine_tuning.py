@@ -14,6 +14,7 @@ from cnnjax import data as datasets
 from cnnjax.models import BatchNorm
 from cnnjax.training import Data, Program, Recipe, make_optimizer, stream, train
 from experiments import ablate, records
+from experiments import trials as trials_module
 from experiments.config import Config
 from experiments.programs import make_program
 from experiments.studies import STUDIES, Task, cut
@@ -310,8 +311,8 @@ def runs():
             program.is_compiled = True
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ablate, "make_program", make)
-        patch.setattr(ablate, "train", made.train)
+        patch.setattr(trials_module, "make_program", make)
+        patch.setattr(trials_module, "train", made.train)
         patch.setattr(Program, "compile", compile_once)
         yield made
 
@@ -396,7 +397,7 @@ def test_a_run_killed_and_robbed_of_its_pretraining_leaves_the_same_bytes(
 
 
 def test_a_trial_whose_pretraining_failed_is_recorded_as_failed(runs, tmp_path, monkeypatch):
-    honest = ablate.train
+    honest = trials_module.train
 
     def failing(program, data, seeds, *, checkpoints, **options):
         trials = honest(program, data, seeds, checkpoints=checkpoints, **options)
@@ -404,7 +405,7 @@ def test_a_trial_whose_pretraining_failed_is_recorded_as_failed(runs, tmp_path, 
             trials = [dataclasses.replace(trial, failed_at=5) for trial in trials]
         return trials
 
-    monkeypatch.setattr(ablate, "train", failing)
+    monkeypatch.setattr(trials_module, "train", failing)
     runs(tmp_path / "run", seeds=1)
     found, _ = records.read(tmp_path / "run" / "runs.jsonl")
     assert [record["status"] for record in found] == ["completed", "failed", "failed"]

@@ -1,13 +1,29 @@
 """What a study is made of: arms that differ in one factor, and what is held equal."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
 
+from experiments.config import Config
 from experiments.studies.sets import Sets
 
-__all__ = ["Arm", "Pretraining", "Study", "Task", "nearest_width"]
+__all__ = [
+    "Arm",
+    "Curve",
+    "Measured",
+    "Pretraining",
+    "Study",
+    "Task",
+    "Trained",
+    "compute_dtype",
+    "nearest_width",
+    "untuned",
+]
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,11 @@ class Arm:
       account: columns of the arm table, the same keys in every arm of a study.
       initial: the training whose weights it starts from; None starts from those drawn.
       trained: layers at the top of the network that learn; None trains all.
+      settings: flags in which it departs from the run's, by name, such as {"flip": True}; not
+        those that say which data there are and how many steps are taken.
+      sets: the data it learns and is tested on, of the sizes of the run's; None for the run's.
+      against: name of the arm that it is compared with; None for the study's baseline, its own
+        name for an arm that others are compared with and that is compared with none.
     """
 
     name: str
@@ -71,6 +92,62 @@ class Arm:
     account: dict[str, int | float | str]
     initial: Pretraining | None = None
     trained: tuple[str, ...] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    sets: Sets | None = None
+    against: str | None = None
+
+
+class Trained(NamedTuple):
+    """A trained network as the measurements of a study see it.
+
+    Attributes:
+      arm: which.
+      seed: of the trial.
+      variables: the last ones, Flax collections.
+      sets: what it learnt and was tested on.
+      normalize: uint8 images to what the network takes.
+      scores: uint8 images (N, height, width, channels) to scores (N, classes), in batches.
+    """
+
+    arm: Arm
+    seed: int
+    variables: Any
+    sets: Sets
+    normalize: Callable[[jax.Array], jax.Array]
+    scores: Callable[[np.ndarray], np.ndarray]
+
+
+class Curve(NamedTuple):
+    """A number of one trained network against another number.
+
+    Attributes:
+      title: of the plot, the same for all arms, as all but `y` and `marks`.
+      x_title: with its unit.
+      y_title: with its unit.
+      x: where it was measured.
+      y: the measurements, finite.
+      marks: values of x that theory singles out for this arm.
+    """
+
+    title: str
+    x_title: str
+    y_title: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    marks: tuple[float, ...] = ()
+
+
+class Measured(NamedTuple):
+    """What a study measures of a trained network, beyond its accuracy on the test set.
+
+    Attributes:
+      curves: by name.
+      outcome: a fraction that the arms are compared by in place of the test accuracy; what it is
+        says `Study.outcome`.
+    """
+
+    curves: Mapping[str, Curve] = {}
+    outcome: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +161,9 @@ class Study:
       headline_arm: name of the arm whose difference answers the question.
       arms: the baseline and the others, in the order of the tables.
       limits: what the comparison does not settle, one sentence each.
+      measure: what is measured of each trained network; None for its accuracy alone. The same
+        network, seed and data must give the same numbers.
+      outcome: what the arms are compared by, as in "points of test accuracy".
     """
 
     name: str
@@ -92,6 +172,41 @@ class Study:
     headline_arm: str
     arms: tuple[Arm, ...]
     limits: tuple[str, ...]
+    measure: Callable[[Trained], Measured] | None = None
+    outcome: str = "test accuracy"
+
+    def __post_init__(self) -> None:
+        """Refuse names that are no arm's.
+
+        Raises:
+          ValueError: naming what points nowhere, or an arm that stands twice.
+        """
+        names = [arm.name for arm in self.arms]
+        if len(set(names)) != len(names):
+            raise ValueError(f"Study: two arms of {self.name} have one name: {names}")
+        pointed = [self.baseline, self.headline_arm, *(arm.against for arm in self.arms)]
+        for name in pointed:
+            if name is not None and name not in names:
+                raise ValueError(f"Study: {name!r} is no arm of {self.name}; it has {names}")
+
+
+def compute_dtype(config: Config) -> Any:
+    """The `dtype` option of a study's networks: None for float32, which leaves the input's.
+
+    >>> compute_dtype(Config()), compute_dtype(Config(compute_dtype="bfloat16")).__name__
+    (None, 'bfloat16')
+    """
+    return None if config.compute_dtype == "float32" else jnp.dtype(config.compute_dtype).type
+
+
+def untuned(config: Config) -> tuple[str, ...]:
+    """The limit that holds where the learning rate was not tuned for each arm, if it was not."""
+    if config.tune:
+        return ()
+    return (
+        "The learning rate and the other settings are the same in every arm and were not "
+        "re-tuned per arm.",
+    )
 
 
 def nearest_width(num_parameters: Callable[[int], int], target: int) -> int:

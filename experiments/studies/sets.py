@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax.data import Images, split_validation
+from cnnjax.data import Images, split_validation, stratified_indices
 from experiments.config import Config
 
 __all__ = ["Cut", "Sets", "all_classes", "of_classes", "with_validation"]
@@ -40,7 +40,7 @@ def with_validation(config: Config, training: Images, test: Images) -> Sets:
     """Sets whose validation images come from the training split, as the flags say.
 
     Raises:
-      ValueError: nothing would be left to train on.
+      ValueError: nothing would be left to train on, or fewer than asked for.
     """
     if config.validation_size >= len(training.labels):
         raise ValueError(
@@ -48,7 +48,23 @@ def with_validation(config: Config, training: Images, test: Images) -> Sets:
             f"{len(training.labels)} training images of {config.dataset} to train on"
         )
     left, validation = split_validation(training, config.validation_size, config.split_seed)
+    if config.train_size:
+        left = _some(left, config)
     return Sets(left, validation, test)
+
+
+def _some(images: Images, config: Config) -> Images:
+    """As many training images as --train_size says, the classes in proportion."""
+    num_images = len(images.labels)
+    if config.train_size > num_images:
+        raise ValueError(
+            f"--train_size={config.train_size} is more than the {num_images} training images of "
+            f"{config.dataset} that --validation_size={config.validation_size} leaves"
+        )
+    if config.train_size == num_images:
+        return images
+    chosen = stratified_indices(images.labels, config.train_size, config.split_seed)
+    return Images(images.images[chosen], images.labels[chosen], images.class_names)
 
 
 def of_classes(images: Images, classes: Sequence[int]) -> Images:

@@ -12,7 +12,7 @@ from cnnjax import receptive_field
 from cnnjax.analysis import Account, account
 from cnnjax.models import StackNet
 from experiments.config import Config
-from experiments.studies.arms import Arm, Study, Task, nearest_width
+from experiments.studies.arms import Arm, Study, Task, nearest_width, untuned
 
 __all__ = ["stack_vs_large_kernel"]
 
@@ -59,8 +59,7 @@ def stack_vs_large_kernel(config: Config, task: Task) -> Study:
             ),
         ),
         limits=(
-            "The learning rate and the other settings are the same in every arm and were not "
-            "re-tuned per arm.",
+            *untuned(config),
             "One small network, one data set, one length of training: what wins here need not "
             "win at depth or after long training.",
         ),

@@ -1,0 +1,281 @@
+"""The trials of a run: each arm's network compiled once, trained from each seed, and measured."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from cnnjax.training import Checkpoints, Data, Program, Trial, stack_variables, train
+from experiments.config import Config
+from experiments.programs import make_normalize, make_program
+from experiments.records import SCHEMA, Failure, Record
+from experiments.run_directory import RunDirectory
+from experiments.studies import Arm, Measured, Pretraining, Sets, Study, Trained
+
+__all__ = ["Result", "Trainer", "make_record"]
+
+_SCORES_BATCH = 500
+
+
+class Result(NamedTuple):
+    """A trial of an arm, and the pretraining that it started from, if any."""
+
+    trial: Trial
+    before: Trial | None = None
+
+
+class _Compiled(NamedTuple):
+    program: Program
+    data: Data
+    num_epochs: int
+
+
+class Trainer:
+    """Trains the networks of a run, each compiled once, its data put on the device once."""
+
+    def __init__(
+        self, config: Config, directory: RunDirectory, sets: Sets, stop: Callable[[], bool]
+    ) -> None:
+        """Compile nothing yet.
+
+        Args:
+          config: the run's.
+          directory: where checkpoints go.
+          sets: the run's data; an arm may have its own.
+          stop: asked now and then whether to save and raise `Interrupted`.
+        """
+        self._config, self._directory, self._sets, self._stop = config, directory, sets, stop
+        self._compiled: dict[str, _Compiled] = {}
+        self._data: dict[int, Data] = {}
+        self._scores: dict[str, Callable[[Any, np.ndarray], np.ndarray]] = {}
+
+    def run(
+        self,
+        arm: Arm,
+        seeds: list[int],
+        label: str,
+        say: Callable[[str], None],
+        show: Callable[[float], None] = lambda epochs: None,
+    ) -> list[Result]:
+        """Trials of an arm; what is finished is only read from its checkpoint.
+
+        Args:
+          arm: the network, its data and where it departs from the run's flags.
+          seeds: trained together.
+          label: what is under way, for `say`.
+          say: told what is under way.
+          show: told how many epochs are done, fractions included.
+
+        Raises:
+          Interrupted: `stop` said so; the state is saved.
+          OSError: a checkpoint could not be written.
+        """
+        config = self._config.with_settings(arm.settings)
+        given: Any = None
+        before: dict[int, Trial] = {}
+        if arm.initial:
+            say(f"{label}, {arm.initial.title}")
+            given, before = self._pretrain(arm.initial, seeds)
+        if arm.name not in self._compiled:
+            say(f"compiling {arm.title}")
+            sets = arm.sets or self._sets
+            self._compile(arm.name, arm.module, config, sets, config.epochs, seeds, arm.trained)
+        say(label)
+        trials = self._train(arm.name, seeds, given, show)
+        return [Result(trial, before.get(trial.seed)) for trial in trials]
+
+    def measure(self, study: Study, arm: Arm, trial: Trial) -> Measured:
+        """What the study measures of a finished trial; nothing of one that failed."""
+        if study.measure is None or trial.failed_at is not None:
+            return Measured()
+        sets = arm.sets or self._sets
+        if arm.name not in self._scores:
+            self._scores[arm.name] = _scorer(arm.module, make_normalize(sets.training))
+        return study.measure(
+            Trained(
+                arm=arm,
+                seed=trial.seed,
+                variables=trial.variables,
+                sets=sets,
+                normalize=make_normalize(sets.training),
+                scores=functools.partial(self._scores[arm.name], trial.variables),
+            )
+        )
+
+    def _compile(
+        self,
+        name: str,
+        module: nn.Module,
+        config: Config,
+        sets: Sets,
+        num_epochs: int,
+        seeds: Sequence[int],
+        trained: tuple[str, ...] | None = None,
+    ) -> None:
+        program = make_program(
+            module,
+            config,
+            sets.training,
+            num_epochs=num_epochs,
+            num_seeds=len(seeds),
+            trained=trained,
+        )
+        program.compile(len(sets.validation.labels), len(sets.test.labels))
+        if id(sets) not in self._data:
+            arrays = (jnp.asarray(array) for images in sets for array in images[:2])
+            self._data[id(sets)] = Data(*arrays)
+        self._compiled[name] = _Compiled(program, self._data[id(sets)], num_epochs)
+
+    def _train(
+        self,
+        name: str,
+        seeds: list[int],
+        given: Any = None,
+        show: Callable[[float], None] = lambda epochs: None,
+    ) -> list[Trial]:
+        compiled = self._compiled[name]
+        return train(
+            compiled.program,
+            compiled.data,
+            seeds,
+            num_epochs=compiled.num_epochs,
+            given=given,
+            checkpoints=Checkpoints(self._directory.checkpoints(name, seeds), warn=logging.warning),
+            seconds_between_checkpoints=self._config.checkpoint_seconds,
+            should_stop=self._stop,
+            on_progress=show,
+        )
+
+    def _pretrain(self, pretraining: Pretraining, seeds: list[int]) -> tuple[Any, dict[int, Trial]]:
+        """Variables to start from, with a leading axis of seeds, and the trials they come from.
+
+        The first arm to ask trains it, the next finds it on the disk.
+        """
+        if pretraining.name not in self._compiled:
+            self._compile(
+                pretraining.name,
+                pretraining.module,
+                self._config,
+                pretraining.sets,
+                pretraining.epochs,
+                seeds,
+            )
+        trials = self._train(pretraining.name, seeds)
+        kept = [
+            {
+                collection: {
+                    layer: tree
+                    for layer, tree in layers.items()
+                    if layer not in pretraining.new_layers
+                }
+                for collection, layers in trial.variables.items()
+            }
+            for trial in trials
+        ]
+        return stack_variables(kept), {trial.seed: trial for trial in trials}
+
+
+def _scorer(
+    module: nn.Module, normalize: Callable[[jax.Array], jax.Array]
+) -> Callable[[Any, np.ndarray], np.ndarray]:
+    """Scores of uint8 images of any number, one compilation for each shape of a batch."""
+
+    @jax.jit
+    def of_batch(variables: Any, images: jax.Array) -> Any:
+        return module.apply(variables, normalize(images), train=False)
+
+    def scores(variables: Any, images: np.ndarray) -> np.ndarray:
+        # The last batch is filled up, so that it needs no program of its own.
+        size = min(_SCORES_BATCH, len(images))
+        padded = np.concatenate([images, np.zeros_like(images[: -len(images) % size])])
+        batches = (padded[i : i + size] for i in range(0, len(padded), size))
+        return np.concatenate([of_batch(variables, batch) for batch in batches])[: len(images)]
+
+    return scores
+
+
+def make_record(
+    study: Study, arm: Arm, result: Result, measured: Measured, config: Config, sets: Sets
+) -> Record:
+    """The record of a finished trial.
+
+    Args:
+      study: the question.
+      arm: one of its arms.
+      result: its trial.
+      measured: what the study measured of it.
+      config: the run's.
+      sets: the run's data.
+    """
+    trial, before = result
+    metrics: Any = None
+    failure: Failure | None = None
+    if before is not None and before.failed_at is not None:
+        reason = f"its pretraining failed at step {before.failed_at:,} of its own"
+        failure = {"step": 0, "reason": reason}
+    elif trial.failed_at is not None:
+        failure = {"step": trial.failed_at, "reason": "the training loss was not finite"}
+    else:
+        best = next(entry for entry in trial.curve if entry.epoch == trial.best_epoch)
+        metrics = {
+            "test_accuracy": trial.test_accuracy,
+            "test_loss": trial.test_loss,
+            "validation_accuracy": trial.curve[-1].validation_accuracy,
+            "validation_loss": trial.curve[-1].validation_loss,
+            "best_validation_accuracy": best.validation_accuracy,
+            "best_epoch": trial.best_epoch,
+            "test_accuracy_at_best_validation": trial.test_accuracy_at_best,
+        }
+        if measured.outcome is not None:
+            metrics["outcome"] = float(measured.outcome)
+    names = [other.name for other in study.arms]
+    training, validation, test = (len(images.labels) for images in sets)
+    record = Record(
+        schema=SCHEMA,
+        study=study.name,
+        question=study.question,
+        arm=arm.name,
+        arm_index=names.index(arm.name),
+        arm_title=arm.title,
+        baseline=study.baseline,
+        headline_arm=study.headline_arm,
+        against=arm.against or study.baseline,
+        outcome=study.outcome,
+        differs_in=arm.differs_in,
+        settings=dict(arm.settings),
+        account=arm.account,
+        limits=list(study.limits),
+        config=config.identity(),
+        command=" ".join(["python -m experiments.ablate", *config.as_flags()]),
+        planned_seeds=config.seed_numbers(),
+        planned_arms=names,
+        seed=trial.seed,
+        status="failed" if failure else "completed",
+        failure=failure,
+        num_examples={"train": training, "validation": validation, "test": test},
+        metrics=metrics,
+        curve=[entry._asdict() for entry in trial.curve],  # type: ignore[misc]
+    )
+    if measured.curves and not failure:
+        record["measurements"] = {
+            name: {
+                "title": curve.title,
+                "x_title": curve.x_title,
+                "y_title": curve.y_title,
+                "x": [float(value) for value in curve.x],
+                "y": [float(value) for value in curve.y],
+                "marks": [float(value) for value in curve.marks],
+            }
+            for name, curve in measured.curves.items()
+        }
+    if before is not None:
+        record["pretraining"] = {
+            "test_accuracy": before.test_accuracy,
+            "test_loss": before.test_loss,
+        }
+    return record
