@@ -11,6 +11,7 @@ from cnnjax.analysis.footprint import (
     largest_fitting,
     verify,
 )
+from cnnjax.analysis.matching import WidthMatch, match_width
 from cnnjax.analysis.measured import (
     MeasuredIntervals,
     MeasuredReceptiveField,
@@ -45,6 +46,7 @@ __all__ = [
     "Row",
     "TracedField",
     "Verified",
+    "WidthMatch",
     "account",
     "compiled_costs",
     "compiled_flops",
@@ -54,6 +56,7 @@ __all__ = [
     "is_module",
     "largest_batch",
     "largest_fitting",
+    "match_width",
     "measured_intervals",
     "measured_receptive_field",
     "predict_memory",

@@ -21,7 +21,6 @@ __all__ = [
     "Task",
     "Trained",
     "compute_dtype",
-    "nearest_width",
     "untuned",
 ]
 
@@ -207,22 +206,3 @@ def untuned(config: Config) -> tuple[str, ...]:
         "The learning rate and the other settings are the same in every arm and were not "
         "re-tuned per arm.",
     )
-
-
-def nearest_width(num_parameters: Callable[[int], int], target: int) -> int:
-    """Width whose number of parameters is nearest to a target (the smaller of two equals).
-
-    Args:
-      num_parameters: parameters at a width of at least 1; must grow with the width.
-      target: parameters wanted.
-
-    >>> nearest_width(lambda width: 9 * width * width, 1000)
-    11
-    """
-    low, high = 1, 2
-    while num_parameters(high) < target:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if num_parameters(middle) < target else (low, middle)
-    return min((low, high), key=lambda width: abs(num_parameters(width) - target))

@@ -9,10 +9,10 @@ Source: Simonyan and Zisserman, "Very Deep Convolutional Networks", 2015, sectio
 """
 
 from cnnjax import receptive_field
-from cnnjax.analysis import Account, account
+from cnnjax.analysis import Account, account, match_width
 from cnnjax.models import StackNet
 from experiments.config import Config
-from experiments.studies.arms import Arm, Study, Task, nearest_width, untuned
+from experiments.studies.arms import Arm, Study, Task, untuned
 
 __all__ = ["stack_vs_large_kernel"]
 
@@ -25,12 +25,7 @@ def stack_vs_large_kernel(config: Config, task: Task) -> Study:
         widths = (inner,) * (len(windows) - 1) + (channels,)
         return StackNet(task.num_classes, channels, windows, widths, nonlinear)
 
-    def num_parameters(inner: int) -> int:
-        return account(net((3, 3, 3), inner), task.image_shape).parameters
-
-    budget = account(net((7,)), task.image_shape).parameters
-    wide = nearest_width(num_parameters, budget)
-    excess = num_parameters(wide) / budget - 1
+    wide = match_width(lambda inner: net((3, 3, 3), inner), task.image_shape, net((7,)))
 
     def arm(name: str, title: str, differs_in: str, module: StackNet) -> Arm:
         columns = _columns(account(module, task.image_shape), module, task)
@@ -53,9 +48,9 @@ def stack_vs_large_kernel(config: Config, task: Task) -> Study:
             ),
             arm(
                 "three_3x3_wide",
-                f"three 3x3, {wide} wide",
-                f"three layers widened to the parameters of the 7x7 ({excess:+.1%})",
-                net((3, 3, 3), inner=wide),
+                f"three 3x3, {wide.width} wide",
+                f"three layers widened to the parameters of the 7x7 ({wide.error:+.1%})",
+                net((3, 3, 3), inner=wide.width),
             ),
         ),
         limits=(
