@@ -106,7 +106,8 @@ class Record(TypedDict):
     names the arm that the verdict is about; without it that is the first after the baseline.
     `against` names the arm that this one is compared with, itself for none; without it that is the
     baseline. `outcome` is what they are compared by, `metrics["outcome"]` or without one the test
-    accuracy. `settings` are the flags in which the arm departs from `config`.
+    accuracy. `published` is the literature's claim, `published_order` what it says of this arm against
+    that one. `settings` are the flags in which the arm departs from `config`.
     """
 
     schema: int
@@ -134,6 +135,8 @@ class Record(TypedDict):
     metrics: Metrics | None
     measurements: NotRequired[Mapping[str, Measurement]]
     pretraining: NotRequired[PretrainingMetrics]
+    published: NotRequired[str]
+    published_order: NotRequired[Literal["", "higher", "lower", "level"]]
     curve: list[CurvePoint]
 
 

@@ -3,6 +3,7 @@
 resolved.flags     the config, itself a flagfile that runs again
 environment.json   what it ran on, and what it went on with when it was resumed elsewhere
 runs.jsonl         one line for each finished trial
+sessions.jsonl     one line for each process that finished some, with the seconds it took
 checkpoints/       the state of each trial
 REPORT.md, *.png   drawn from runs.jsonl alone
 """
@@ -10,6 +11,7 @@ REPORT.md, *.png   drawn from runs.jsonl alone
 import fcntl
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,7 @@ class RunDirectory:
         try:
             self._claim(dataset_digest)
             self.records = self._read_records()
+            self._num_before, self._started = len(self.records), time.monotonic()
         except RunDirectoryError:
             self._lock.close()
             raise
@@ -82,7 +85,23 @@ class RunDirectory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        try:
+            self._add_session()
+        finally:
+            self._lock.close()
+
+    def _add_session(self) -> None:
+        """Tell how long this process took; a killed one does not, so that sums are lower bounds."""
+        finished = len(self.records) - self._num_before
+        if not finished:
+            return
+        seconds = round(time.monotonic() - self._started, 1)
+        line = json.dumps({"finished_trials": finished, "seconds": seconds}) + "\n"
+        try:
+            with open(self.path / "sessions.jsonl", "a") as file:
+                file.write(line)
+        except OSError as error:
+            logging.warning("%s: how long it took was not kept: %s", self.path, error)
 
     def has(self, arm: str, seed: int) -> bool:
         """Whether the trial is finished."""

@@ -273,6 +273,9 @@ def make_record(
             }
             for name, curve in measured.curves.items()
         }
+    if study.published:
+        record["published"] = study.published
+        record["published_order"] = arm.published
     if before is not None:
         record["pretraining"] = {
             "test_accuracy": before.test_accuracy,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -82,6 +82,8 @@ class Arm:
       sets: the data it learns and is tested on, of the sizes of the run's; None for the run's.
       against: name of the arm that it is compared with; None for the study's baseline, its own
         name for an arm that others are compared with and that is compared with none.
+      published: what `Study.published` says of it against that arm, "higher", "lower" or "level";
+        empty where it says nothing.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Arm:
     settings: Mapping[str, Any] = field(default_factory=dict)
     sets: Sets | None = None
     against: str | None = None
+    published: Literal["", "higher", "lower", "level"] = ""
 
 
 class Trained(NamedTuple):
@@ -163,6 +166,8 @@ class Study:
       measure: what is measured of each trained network; None for its accuracy alone. The same
         network, seed and data must give the same numbers.
       outcome: what the arms are compared by, as in "points of test accuracy".
+      published: the claim of the literature that the arms can bear out, with its source; empty
+        where there is none.
     """
 
     name: str
@@ -173,6 +178,7 @@ class Study:
     limits: tuple[str, ...]
     measure: Callable[[Trained], Measured] | None = None
     outcome: str = "test accuracy"
+    published: str = ""
 
     def __post_init__(self) -> None:
         """Refuse names that are no arm's.
