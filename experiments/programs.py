@@ -5,23 +5,77 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from cnnjax import data as datasets
-from cnnjax.data import Images
-from cnnjax.training import Program, make_optimizer
+from cnnjax.data import ColorComponents, Images
+from cnnjax.surgery import horizontal_flips
+from cnnjax.training import Draws, Program, cross_entropy, make_optimizer, smoothed_targets
 from experiments.config import Config
 
 __all__ = ["augment", "make_normalize", "make_program"]
 
+# The number of what is drawn in a step's key; shifts and flips have 0 and 1, by a split.
+_DRAWN = {"color_jitter": 2, "pca_lighting": 3, "cutout": 4, "mixup": 5}
 
-def augment(config: Config, key: jax.Array, images: jax.Array) -> jax.Array:
-    """Shift and flip uint8 images (N, H, W, C) as the config's flags say."""
-    shift_key, flip_key = jax.random.split(key)
+
+def augment(
+    config: Config,
+    draws: Draws,
+    images: jax.Array,
+    *,
+    components: ColorComponents | None = None,
+    fill: jax.Array | int = 0,
+) -> jax.Array:
+    """Shift, flip, colour and mask uint8 images (N, H, W, C) as the config's flags say.
+
+    Args:
+      config: says what to do.
+      draws: of the step.
+      images: the batch.
+      components: principal components of the training set's colours, for --pca_lighting.
+      fill: what --cutout masks with.
+    """
+    shift_key, flip_key = jax.random.split(draws.key)
     if config.shift:
-        images = datasets.random_shift_crop(shift_key, images, pad=config.shift)
-    if config.flip:
+        images = datasets.random_shift_crop(
+            shift_key,
+            images,
+            pad=config.shift,
+            mode=config.shift_mode,  # type: ignore[arg-type]
+        )
+    if config.flip and config.flip_kind == "alternating":
+        images = datasets.alternating_flip(
+            draws.image_key, images, indices=draws.indices, epoch=draws.epoch
+        )
+    elif config.flip:
         images = datasets.random_flip(flip_key, images)
+    if config.color_jitter:
+        images = datasets.color_jitter(
+            _key(draws, "color_jitter"),
+            images,
+            brightness=config.color_jitter,
+            contrast=config.color_jitter,
+            saturation=config.color_jitter,
+        )
+    if config.pca_lighting and components is not None:
+        images = datasets.pca_lighting(
+            _key(draws, "pca_lighting"), images, components, std=config.pca_lighting
+        )
+    if config.cutout:
+        images = datasets.cutout(_key(draws, "cutout"), images, size=config.cutout, fill=fill)
     return images
+
+
+def _key(draws: Draws, name: str) -> jax.Array:
+    return jax.random.fold_in(draws.key, _DRAWN[name])
+
+
+def _mix(
+    config: Config, num_classes: int, draws: Draws, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    targets = smoothed_targets(labels, num_classes)
+    return datasets.mixup(_key(draws, "mixup"), images, targets, alpha=config.mixup)
 
 
 def make_normalize(training: Images) -> Callable[[jax.Array], jax.Array]:
@@ -43,13 +97,14 @@ def make_program(
 
     Args:
       module: the network.
-      config: says batch size, recipe and augmentation.
+      config: says batch size, recipe, augmentation and loss.
       training: the training set, whose channel statistics normalising removes.
       num_epochs: length of the schedule.
       num_seeds: seeds trained at a time.
       trained: layers that learn; all of them by default.
     """
     num_train = len(training.labels)
+    mean = datasets.channel_statistics(training.images).mean
     return Program(
         module,
         make_optimizer(
@@ -61,7 +116,16 @@ def make_program(
         num_train=num_train,
         batch_size=config.batch_size,
         normalize=make_normalize(training),
-        augment=functools.partial(augment, config),
+        augment=functools.partial(
+            augment,
+            config,
+            components=datasets.color_components(training.images) if config.pca_lighting else None,
+            # The byte that normalising brings nearest to zero, as the paper has it.
+            fill=jnp.asarray((255 * mean).round(), jnp.uint8),
+        ),
+        mix=functools.partial(_mix, config, len(training.class_names)) if config.mixup else None,
+        loss=functools.partial(cross_entropy, label_smoothing=config.label_smoothing),
+        test_views=horizontal_flips if config.tta_flip else None,
         num_seeds=num_seeds,
         trained=trained,
     )

@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from cnnjax.data import channel_statistics, normalize, random_flip, random_shift_crop
+from cnnjax.data import (
+    alternating_flip,
+    channel_statistics,
+    cutout,
+    normalize,
+    random_flip,
+    random_shift_crop,
+)
 
 DTYPES = [jnp.uint8, jnp.int32, jnp.bfloat16, jnp.float32]
 
@@ -29,7 +36,15 @@ def crop_reflect(key, images):
     return random_shift_crop(key, images, pad=2, mode="reflect")
 
 
-FUNCTIONS = [flip, crop, crop_reflect]
+def alternate(key, images):
+    return alternating_flip(key, images, indices=jnp.arange(len(images)), epoch=1)
+
+
+def cut(key, images):
+    return cutout(key, images, size=3, fill=[1, 2, 3])
+
+
+FUNCTIONS = [flip, crop, crop_reflect, alternate, cut]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -77,6 +92,62 @@ def test_each_image_is_mirrored_or_left_alone_about_equally_often():
     assert (flipped ^ kept).all()
     # Binomial(2000, 1/2): standard deviation 22.4.
     assert abs(int(flipped.sum()) - 1000) < 5 * 22.4
+
+
+def test_two_epochs_in_a_row_show_both_sides_of_each_image_and_the_third_the_first_again():
+    images, indices, key = batch(), jnp.array([5, 1, 9, 0, 3, 7, 4]), jax.random.key(2)
+    first, second, third = (
+        alternating_flip(key, images, indices=indices, epoch=epoch) for epoch in (3, 4, 5)
+    )
+    assert jnp.array_equal(first, second[:, :, ::-1])
+    assert jnp.array_equal(first, third)
+    changed = np.asarray((first != images).any((1, 2, 3)))
+    assert changed.any()
+    assert not changed.all()
+
+
+def test_which_side_comes_first_depends_on_the_image_and_the_key_wherever_it_stands():
+    one, key = batch(shape=(1, 4, 4, 3)), jax.random.key(0)
+    many, indices = jnp.broadcast_to(one, (2000, 4, 4, 3)), jnp.arange(2000)
+    out = alternating_flip(key, many, indices=indices, epoch=0)
+    flipped = np.asarray((out != one).any((1, 2, 3)))
+    # Binomial(2000, 1/2): standard deviation 22.4.
+    assert abs(int(flipped.sum()) - 1000) < 5 * 22.4
+    order = np.random.default_rng(0).permutation(2000)
+    shuffled = alternating_flip(key, many, indices=jnp.asarray(order), epoch=0)
+    np.testing.assert_array_equal((shuffled != one).any((1, 2, 3)), flipped[order])
+    other = alternating_flip(jax.random.key(1), many, indices=indices, epoch=0)
+    assert (other != out).any()
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    st.sampled_from([0, 1, 4, 9]),
+    st.sampled_from([(3, 5, 4, 2), (2, 3, 6, 1)]),
+    st.integers(0, 1000),
+)
+def test_cutout_equals_slow_loop(size, shape, seed):
+    images, key = np.asarray(batch(shape=shape, seed=seed)), jax.random.key(seed)
+    num, height, width, channels = shape
+    fill = np.arange(channels) + 7
+    high = jnp.array([[height, width]])
+    centres = np.asarray(jax.random.randint(key, (num, 2), 0, high))
+    expected = images.copy()
+    for n, (row, column) in enumerate(centres):
+        for y in range(row - size // 2, row - size // 2 + size):
+            for x in range(column - size // 2, column - size // 2 + size):
+                if 0 <= y < height and 0 <= x < width:
+                    expected[n, y, x] = fill
+    out = cutout(key, jnp.asarray(images), size=size, fill=fill)
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_the_centre_of_a_cutout_reaches_every_pixel_equally_often():
+    many = jnp.ones((5000, 5, 5, 1), jnp.uint8)
+    counts = np.asarray(1 - cutout(jax.random.key(0), many, size=1), np.int64).sum(0)[..., 0]
+    assert counts.sum() == 5000
+    # Binomial(5000, 1/25): mean 200, standard deviation 13.9.
+    assert np.abs(counts - 200).max() < 5 * 13.9
 
 
 def slow_shift_crop(key, images, pad, mode):
@@ -181,6 +252,14 @@ def test_statistics_are_exact_where_floating_sums_are_not():
          lambda k: random_shift_crop(k, batch(), pad=1, mode="edge")),
         (ValueError, r"mode='reflect' needs pad below .* height 6 and width 5, got 5",
          lambda k: random_shift_crop(k, batch(), pad=5, mode="reflect")),
+        (ValueError, r"alternating_flip: indices must be one for each .* 7 images, got .*\(3,\)",
+         lambda k: alternating_flip(k, batch(), indices=jnp.arange(3), epoch=0)),
+        (ValueError, r"cutout: size must be 0 or more, got -1",
+         lambda k: cutout(k, batch(), size=-1)),
+        (TypeError, r"cutout: size must be an integer, got 1.5",
+         lambda k: cutout(k, batch(), size=1.5)),
+        (ValueError, r"cutout: fill must be one value or one for each of the 3 channels",
+         lambda k: cutout(k, batch(), size=1, fill=[1, 2])),
         (TypeError, r"normalize: images must be uint8, got float32",
          lambda k: normalize(batch(jnp.float32), [0.0] * 3, [1.0] * 3)),
         (ValueError, r"normalize: mean must have one value .* got shape \(1,\)",

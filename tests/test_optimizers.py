@@ -99,6 +99,33 @@ def test_both_recipes_agree_with_pytorch():
             np.testing.assert_allclose(got["kernel"], weight.detach().numpy(), rtol=1e-4, atol=1e-6)
 
 
+def test_onecycle_recipe_is_nesterov_with_a_rate_up_and_down_in_straight_lines():
+    recipe = Recipe("onecycle", learning_rate=0.1, weight_decay=0.3, peak_fraction=0.3)
+    middles = [i + 0.5 for i in range(20)]
+    rates = [0.1 * t / 6 if t < 6 else 0.1 * (20 - t) / 14 for t in middles]
+    drawn = gradients(20)
+    ours = trajectory(recipe, drawn, num_epochs=4, steps_per_epoch=5)
+    for name, decay, start in (("kernel", 0.3, [1.0, -2.0]), ("bias", 0.0, [0.5, 0.25])):
+        expected = by_hand(recipe, drawn, rates, True, decay, start)
+        for got, want in zip(ours, expected, strict=True):
+            np.testing.assert_allclose(got[name], want, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("num_epochs", "steps_per_epoch"), [(35, 1), (7, 3)])
+def test_steps_recipe_is_heavy_ball_with_the_drops_of_all_cnn(num_epochs, steps_per_epoch):
+    recipe = Recipe("steps", learning_rate=0.05, weight_decay=1e-3)
+    num = num_epochs * steps_per_epoch
+    # A step of 350 / num published epochs has the rate of the epoch in its middle.
+    epochs = [350 * (i + 0.5) / num for i in range(num)]
+    rates = [0.05 * 0.1 ** sum(epoch >= drop for drop in (200, 250, 300)) for epoch in epochs]
+    assert len({round(math.log10(rate / 0.05)) for rate in rates}) == 4
+    drawn = gradients(num)
+    ours = trajectory(recipe, drawn, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch)
+    expected = by_hand(recipe, drawn, rates, False, 1e-3, [1.0, -2.0])
+    for got, want in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(got["kernel"], want, rtol=1e-4, atol=1e-6)
+
+
 def test_kernels_only_leaves_out_biases_and_norms():
     tree = {"a": {"kernel": 1, "bias": 2}, "norm": {"scale": 3}, "b": {"c": {"kernel": 4}}}
     assert kernels_only(tree) == {
@@ -111,11 +138,15 @@ def test_kernels_only_leaves_out_biases_and_norms():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "adam"}, r"name must be one of \('cosine', 'alexnet'\), got 'adam'"),
+        (
+            {"name": "adam"},
+            r"name must be one of \('cosine', 'onecycle', 'steps', 'alexnet'\), got",
+        ),
         ({"learning_rate": 0.0}, r"learning_rate must be above 0, got 0.0"),
         ({"learning_rate": float("nan")}, r"learning_rate must be above 0, got nan"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
         ({"weight_decay": -1.0}, r"must not be negative, got -1.0 and 1.0"),
+        ({"peak_fraction": 1.0}, r"peak_fraction must be in \(0, 1\), got 1.0"),
         ({"patience": 0}, r"patience must be at least 1 epoch, got 0"),
     ],
 )

@@ -1,4 +1,6 @@
+import functools
 import itertools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -6,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.models import StackNet
+from cnnjax.models import AuxiliaryScores, StackNet
 from cnnjax.training import (
     Checkpoints,
     Data,
     Interrupted,
     Program,
     Recipe,
+    cross_entropy,
     make_optimizer,
     stream,
     train,
@@ -30,7 +33,7 @@ def leave(key, images):
 
 
 def brighten(key, images):
-    return images + jax.random.randint(key, (images.shape[0], 1, 1, 1), 0, 9).astype(jnp.uint8)
+    return images + jax.random.randint(key.key, (images.shape[0], 1, 1, 1), 0, 9).astype(jnp.uint8)
 
 
 def small_data():
@@ -44,7 +47,7 @@ def small_data():
     return Data(*images(NUM_TRAIN), *images(11), *images(13))
 
 
-def make_program(module=None, *, num_seeds=1, augment=brighten, recipe=None, epochs=EPOCHS):
+def make_program(module=None, *, num_seeds=1, augment=brighten, recipe=None, epochs=EPOCHS, **more):
     recipe = recipe or Recipe(learning_rate=0.02)
     return Program(
         module or StackNet(3, 4, (3,), (4,)),
@@ -56,6 +59,7 @@ def make_program(module=None, *, num_seeds=1, augment=brighten, recipe=None, epo
         augment=augment,
         num_seeds=num_seeds,
         evaluation_batch_size=4,
+        **more,
     )
 
 
@@ -119,9 +123,149 @@ def test_another_seed_means_another_order():
 
 
 def test_streams_of_one_seed_differ():
-    names = ("initialisation", "order", "augmentation", "dropout")
+    names = ("initialisation", "order", "augmentation", "dropout", "fractional", "image")
     keys = {tuple(jax.random.key_data(stream(5, name)).tolist()) for name in names}
-    assert len(keys) == 4
+    assert len(keys) == 6
+
+
+def test_a_stream_keeps_the_key_that_earlier_runs_drew_from():
+    for number, name in enumerate(("initialisation", "order", "augmentation", "dropout")):
+        expected = jax.random.fold_in(jax.random.key(9), number)
+        assert (stream(9, name) == expected).all()
+
+
+def test_an_unknown_stream_is_refused():
+    with pytest.raises(ValueError, match=r"stream: purpose must be one of .* got 'noise'"):
+        stream(0, "noise")
+
+
+def test_an_augmentation_knows_which_images_it_has_and_in_which_epoch():
+    def mark(draws, images):
+        told = draws.indices + 50 * draws.epoch
+        return jnp.broadcast_to(told[:, None, None, None], images.shape).astype(jnp.uint8)
+
+    batches = batches_seen(2, 3, mark, 8)
+    for epoch, of_epoch in enumerate((batches[:5], batches[5:])):
+        order = jax.random.permutation(jax.random.fold_in(stream(3, "order"), epoch), NUM_TRAIN)
+        wanted = np.asarray(order)[: 8 * len(of_epoch)] + 50 * epoch
+        np.testing.assert_array_equal(np.concatenate(of_epoch), wanted)
+
+
+def test_the_key_of_a_step_changes_and_that_of_the_images_stays():
+    def mark(draws, images):
+        # Bytes of either key in two halves of the batch.
+        told = [jax.random.bits(key, (4,), jnp.uint8) for key in (draws.key, draws.image_key)]
+        return jnp.broadcast_to(jnp.concatenate(told)[:, None, None, None], images.shape)
+
+    one, other = batches_seen(2, 3, mark, 2)
+    assert (one[:4] != other[:4]).any()
+    assert (one[4:] == other[4:]).all()
+    assert (batches_seen(2, 4, mark, 1)[0][4:] != one[4:]).any()
+
+
+class Streams(nn.Module):
+    """Remembers what it draws from the streams of a step."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        drawn = self.variable("drawn", "bits", jnp.zeros, 2, jnp.uint32)
+        if train:
+            names = ("dropout", "fractional")
+            drawn.value = jnp.stack([jax.random.bits(self.make_rng(name)) for name in names])
+        return nn.Dense(3, name="head")(x.reshape(x.shape[0], -1))
+
+
+def test_a_network_draws_from_dropout_and_fractional_anew_each_step():
+    program, data = make_program(Streams()), small_data()
+    seeds = jnp.array([6])
+    state, seen = program.initialize(seeds), []
+    for step in range(3):
+        state, _ = program.run(state, seeds, data.train_images, data.train_labels, step, step + 1)
+        seen.append(tuple(np.asarray(state.variables["drawn"]["bits"][0]).tolist()))
+    assert len({bits for step in seen for bits in step}) == 6
+
+
+class Linear(nn.Module):
+    """One dense layer; in training, whatever `heads` makes of its scores."""
+
+    heads: Callable = staticmethod(lambda scores: scores)
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        scores = nn.Dense(3, name="head")(x.reshape(x.shape[0], -1))
+        return self.heads(scores) if train else scores
+
+
+def log_softmax(scores):
+    scores = np.float64(scores)
+    return scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+
+
+def first_loss(module, loss=None, mix=None):
+    """Reported loss of the first step, and scores and labels of its images."""
+    more = {} if loss is None else {"loss": loss}
+    program, data = make_program(module, augment=leave, mix=mix, **more), small_data()
+    seeds = jnp.array([2])
+    state = program.initialize(seeds)
+    variables = jax.tree.map(lambda leaf: leaf[0], state.variables)
+    order = jax.random.permutation(jax.random.fold_in(stream(2, "order"), 0), NUM_TRAIN)[:BATCH]
+    images, labels = data.train_images[order], np.asarray(data.train_labels[order])
+
+    def scores(images):
+        return module.apply(variables, scale(images), train=False)
+
+    _, losses = program.run(state, seeds, data.train_images, data.train_labels, 0, 1)
+    return float(losses[0, 0]), scores, images, labels
+
+
+def test_the_reported_loss_is_that_of_smoothed_labels():
+    loss = functools.partial(cross_entropy, label_smoothing=0.3)
+    reported, scores, images, labels = first_loss(Linear(), loss)
+    targets = 0.7 * np.eye(3)[labels] + 0.1
+    expected = -(targets * log_softmax(scores(images))).sum(-1).mean()
+    np.testing.assert_allclose(reported, expected, rtol=1e-5)
+
+
+def test_auxiliary_scores_and_members_train_through_the_program():
+    auxiliary = Linear(lambda scores: AuxiliaryScores(scores, (2 * scores, -scores)))
+    members = Linear(lambda scores: (scores, 2 * scores))
+    for module, weights in ((auxiliary, {1: 1, 2: 0.3, -1: 0.3}), (members, {1: 1, 2: 1})):
+        reported, scores, images, labels = first_loss(module)
+        expected = sum(
+            -weight * log_softmax(factor * scores(images))[np.arange(BATCH), labels].mean()
+            for factor, weight in weights.items()
+        )
+        np.testing.assert_allclose(reported, expected, rtol=1e-5)
+
+
+def test_what_is_mixed_is_what_is_learnt():
+    def mix(draws, images, labels):
+        return images[::-1], jax.nn.one_hot((labels + 1) % 3, 3)
+
+    reported, scores, images, labels = first_loss(Linear(), mix=mix)
+    logs = log_softmax(scores(images[::-1]))
+    expected = -logs[np.arange(BATCH), (labels + 1) % 3].mean()
+    np.testing.assert_allclose(reported, expected, rtol=1e-5)
+
+
+def test_views_are_averaged_in_the_test_alone():
+    def mirrored(x):
+        return jnp.stack([x, x[:, :, ::-1]])
+
+    program, data = make_program(Linear(), test_views=mirrored), small_data()
+    plain = make_program(Linear())
+    state = program.initialize(jnp.array([1]))
+    variables = jax.tree.map(lambda leaf: leaf[0], state.variables)
+    images, labels = data.test_images, np.asarray(data.test_labels)
+    both = [program.module.apply(variables, scale(x)) for x in (images, images[:, :, ::-1])]
+    logs = log_softmax((np.float64(both[0]) + np.float64(both[1])) / 2)
+    result = program.evaluate(state.variables, images, data.test_labels)
+    np.testing.assert_allclose(result.loss[0], -logs[np.arange(13), labels].mean(), rtol=1e-5)
+    assert result.num_correct[0] == (logs.argmax(-1) == labels).sum()
+    validation = data.validation_images, data.validation_labels
+    _, of_plain = plain.validate(plain.initialize(jnp.array([1])), *validation)
+    _, of_views = program.validate(state, *validation)
+    equal(of_plain, of_views)
 
 
 @pytest.mark.parametrize("num_seeds", [1, 2])

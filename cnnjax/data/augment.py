@@ -14,9 +14,13 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from cnnjax.data._batches import check_batch
+
 __all__ = [
     "ChannelStatistics",
+    "alternating_flip",
     "channel_statistics",
+    "cutout",
     "normalize",
     "random_flip",
     "random_shift_crop",
@@ -50,9 +54,51 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
     >>> random_flip(jax.random.key(1), images)[..., 0].tolist()
     [[[1, 0]], [[2, 3]], [[5, 4]]]
     """
-    _check_batch("random_flip", images)
-    flipped = jax.random.bernoulli(key, shape=images.shape[:1])
-    return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+    check_batch("random_flip", images)
+    return _mirrored(images, jax.random.bernoulli(key, shape=images.shape[:1]))
+
+
+def alternating_flip(
+    key: jax.Array, images: jax.Array, *, indices: jax.Array, epoch: jax.Array | int
+) -> jax.Array:
+    """Mirrors each image left to right in every second epoch, so that two show both sides of it.
+
+    Image i is mirrored in epoch e where b_i + e is odd, b_i a fair bit drawn once an image.
+
+    Args:
+      key: the same in all epochs; b_i is drawn from it and `indices[i]` alone.
+      images: (N, H, W, C), any dtype.
+      indices: integers, (N,), which images of the training set these are.
+      epoch: passes over the training set before this one.
+
+    Returns:
+      Array of the shape and dtype of `images`.
+
+    Raises:
+      ValueError: `images` has not four axes, or `indices` are not one an image.
+
+    >>> images = jnp.arange(6).reshape(3, 1, 2, 1)
+    >>> for epoch in (0, 1):
+    ...     both = alternating_flip(jax.random.key(1), images, indices=jnp.arange(3), epoch=epoch)
+    ...     print(both[..., 0].tolist())
+    [[[0, 1]], [[3, 2]], [[4, 5]]]
+    [[[1, 0]], [[2, 3]], [[5, 4]]]
+
+    Source: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024, section 3.6.
+    """
+    check_batch("alternating_flip", images)
+    indices = jnp.asarray(indices)
+    if indices.shape != images.shape[:1]:
+        raise ValueError(
+            f"alternating_flip: indices must be one for each of the {len(images)} images, got "
+            f"shape {indices.shape}"
+        )
+    first = jax.vmap(lambda index: jax.random.bernoulli(jax.random.fold_in(key, index)))(indices)
+    return _mirrored(images, first ^ (jnp.asarray(epoch) % 2 == 1))
+
+
+def _mirrored(images: jax.Array, which: jax.Array) -> jax.Array:
+    return jnp.where(which[:, None, None, None], images[:, :, ::-1], images)
 
 
 def random_shift_crop(
@@ -83,7 +129,7 @@ def random_shift_crop(
     >>> random_shift_crop(jax.random.key(1), image, pad=1)[0, :, :, 0].tolist()
     [[2, 3, 0], [5, 6, 0], [8, 9, 0]]
     """
-    _check_batch("random_shift_crop", images)
+    check_batch("random_shift_crop", images)
     try:
         pad = operator.index(pad)
     except TypeError:
@@ -113,6 +159,61 @@ def random_shift_crop(
         )
     )(rows, offsets)
     return crops.reshape(images.shape)
+
+
+def cutout(
+    key: jax.Array, images: jax.Array, *, size: SupportsIndex, fill: ArrayLike = 0
+) -> jax.Array:
+    """Fills a square of each image, at a random place, with one colour.
+
+    The square of rows r - size // 2 to r - size // 2 + size - 1, and columns likewise, has its
+    centre (r, c) uniform on the pixels and is clipped at the border, so that it may be smaller.
+
+    Args:
+      key: a key; one uniform draw of shape (N, 2), row then column, is taken from it.
+      images: (N, H, W, C), any dtype.
+      size: pixels on a side, 0 or more.
+      fill: a value, or one a channel, as the images have them: black by default. For the paper's
+        zero after normalising give the training set's mean colour.
+
+    Returns:
+      Array of the shape and dtype of `images`.
+
+    Raises:
+      TypeError: `size` is not an integer.
+      ValueError: `images` has not four axes, `size` is negative, or `fill` is neither one value
+        nor one a channel.
+
+    >>> image = jnp.arange(1, 10).reshape(1, 3, 3, 1)
+    >>> cutout(jax.random.key(1), image, size=2)[0, :, :, 0].tolist()
+    [[1, 0, 0], [4, 0, 0], [7, 8, 9]]
+
+    Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with
+    Cutout", 2017 (size 16 for CIFAR-10).
+    """
+    check_batch("cutout", images)
+    try:
+        size = operator.index(size)
+    except TypeError:
+        raise TypeError(f"cutout: size must be an integer, got {size!r}") from None
+    if size < 0:
+        raise ValueError(f"cutout: size must be 0 or more, got {size}")
+    num_images, height, width, channels = images.shape
+    colour = jnp.asarray(fill, images.dtype)
+    if colour.shape not in ((), (channels,)):
+        raise ValueError(
+            f"cutout: fill must be one value or one for each of the {channels} channels, got shape "
+            f"{colour.shape}"
+        )
+    centres = jax.random.randint(key, (num_images, 2), 0, jnp.array([[height, width]]))
+    first = centres - size // 2
+
+    def covered(axis: int, length: int) -> jax.Array:
+        distance = jnp.arange(length)[None, :] - first[:, axis, None]
+        return (distance >= 0) & (distance < size)
+
+    square = covered(0, height)[:, :, None] & covered(1, width)[:, None, :]
+    return jnp.where(square[..., None], colour.reshape(1, 1, 1, -1), images)
 
 
 def normalize(images: ArrayLike, mean: ArrayLike, std: ArrayLike) -> jax.Array:
@@ -199,11 +300,3 @@ def channel_statistics(images: ArrayLike) -> ChannelStatistics:
         variance = (num_pixels * squares - total * total) / (255 * num_pixels) ** 2
         deviations.append(variance**0.5)
     return ChannelStatistics(np.array(means), np.array(deviations))
-
-
-def _check_batch(function: str, images: jax.Array) -> None:
-    if images.ndim != 4:
-        raise ValueError(
-            f"{function}: images must be a batch (N, H, W, C), got shape {images.shape}; give one "
-            "image as images[None]"
-        )

@@ -9,14 +9,17 @@ from cnnjax.training.averages import (
 from cnnjax.training.checkpoints import Checkpoints, Restored
 from cnnjax.training.ensembles import average_predictions, ensemble, stack_variables
 from cnnjax.training.loop import Data, Epoch, Interrupted, Trial, train
+from cnnjax.training.losses import cross_entropy, smoothed_targets
 from cnnjax.training.optimizers import RECIPES, Optimizer, Recipe, kernels_only, make_optimizer
-from cnnjax.training.program import Evaluation, Program, State, stream
+from cnnjax.training.program import Evaluation, Program, State
+from cnnjax.training.streams import Draws, stream
 
 __all__ = [
     "RECIPES",
     "Averaging",
     "Checkpoints",
     "Data",
+    "Draws",
     "Epoch",
     "Evaluation",
     "Interrupted",
@@ -27,11 +30,13 @@ __all__ = [
     "State",
     "Trial",
     "average_predictions",
+    "cross_entropy",
     "ensemble",
     "exponential_moving_average",
     "kernels_only",
     "make_optimizer",
     "refresh_batch_stats",
+    "smoothed_targets",
     "stack_variables",
     "stochastic_weight_average",
     "stream",

@@ -10,7 +10,9 @@ import optax.contrib
 
 __all__ = ["RECIPES", "Optimizer", "Recipe", "kernels_only", "make_optimizer"]
 
-RECIPES = ("cosine", "alexnet")
+RECIPES = ("cosine", "onecycle", "steps", "alexnet")
+# All-CNN, in which a run has 350 epochs (Springenberg et al., 2014, section 3.1).
+_DROPS_AT = (200 / 350, 250 / 350, 300 / 350)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,22 +21,28 @@ class Recipe:
 
     Attributes:
       name: "cosine" is SGD with Nesterov momentum, linear warm-up from zero and a cosine to
-        zero, each step taking the rate at the middle of its interval; "alexnet" is SGD with
-        plain momentum whose rate is divided by 10 whenever the validation loss stalls
-        (Krizhevsky et al., 2012: momentum 0.9, rate 1e-2, decay 5e-4).
-      learning_rate: the peak ("cosine") or first ("alexnet") step size.
+        zero, each step taking the rate at the middle of its interval; "onecycle" is the same
+        optimiser with a rate that rises linearly from zero to its peak and falls linearly to
+        zero (Smith and Topin, "Super-convergence", 2017; the momentum stays as it is); "steps" is
+        SGD with plain momentum whose rate is divided by 10 after 200, 250 and 300 of 350 parts
+        of the run (Springenberg et al., "All-CNN", 2014); "alexnet" the one with plain momentum
+        whose rate is divided by 10 whenever the validation loss stalls (Krizhevsky et al., 2012:
+        momentum 0.9, rate 1e-2, decay 5e-4).
+      learning_rate: the peak ("cosine", "onecycle") or first ("steps", "alexnet") step size.
       momentum: decay of the velocity.
       weight_decay: L2 coefficient added to the gradient, on kernels only (no bias, no norm).
       warmup_epochs: length of the linear warm-up of "cosine", in epochs, fractions welcome.
       patience: epochs without a better validation loss that "alexnet" waits for.
+      peak_fraction: where in the run "onecycle" has its peak, in (0, 1).
     """
 
-    name: Literal["cosine", "alexnet"] = "cosine"
+    name: Literal["cosine", "onecycle", "steps", "alexnet"] = "cosine"
     learning_rate: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_epochs: float = 1.0
     patience: int = 3
+    peak_fraction: float = 0.25
 
     def __post_init__(self) -> None:
         """Refuse what no run could mean."""
@@ -51,6 +59,8 @@ class Recipe:
             )
         if self.patience < 1:
             raise ValueError(f"Recipe: patience must be at least 1 epoch, got {self.patience}")
+        if not 0 < self.peak_fraction < 1:
+            raise ValueError(f"Recipe: peak_fraction must be in (0, 1), got {self.peak_fraction}")
 
 
 class Optimizer(NamedTuple):
@@ -82,7 +92,7 @@ def make_optimizer(recipe: Recipe, *, num_epochs: int, steps_per_epoch: int) -> 
 
     Args:
       recipe: what to do.
-      num_epochs: length of the run; the cosine ends at zero with its last step.
+      num_epochs: length of the run; "cosine" and "onecycle" end at zero with its last step.
       steps_per_epoch: updates an epoch.
 
     Returns:
@@ -101,21 +111,46 @@ def make_optimizer(recipe: Recipe, *, num_epochs: int, steps_per_epoch: int) -> 
             optax.contrib.reduce_on_plateau(factor=0.1, patience=recipe.patience),
         )
     num_steps = num_epochs * steps_per_epoch
+    if recipe.name == "steps":
+        dropping = _at_midpoints(_dropping(recipe.learning_rate, num_steps))
+        return Optimizer(optax.chain(decay, optax.sgd(dropping, recipe.momentum)), None)
+    if recipe.name == "onecycle":
+        rate = _one_cycle(recipe, num_steps)
+    else:
+        rate = _warm_cosine(recipe, num_epochs, steps_per_epoch)
+    return Optimizer(
+        optax.chain(decay, optax.sgd(_at_midpoints(rate), recipe.momentum, nesterov=True)), None
+    )
+
+
+def _warm_cosine(recipe: Recipe, num_epochs: int, steps_per_epoch: int) -> optax.Schedule:
+    num_steps = num_epochs * steps_per_epoch
     warmup_steps = round(recipe.warmup_epochs * steps_per_epoch)
     if warmup_steps >= num_steps:
         raise ValueError(
             f"make_optimizer: a warm-up of {recipe.warmup_epochs:g} epochs leaves nothing of a run "
             f"of {num_epochs}; shorten the warm-up or train longer"
         )
-    rate = optax.warmup_cosine_decay_schedule(
+    return optax.warmup_cosine_decay_schedule(
         init_value=0.0 if warmup_steps else recipe.learning_rate,
         peak_value=recipe.learning_rate,
         warmup_steps=warmup_steps,
         decay_steps=num_steps,
     )
-    return Optimizer(
-        optax.chain(decay, optax.sgd(_at_midpoints(rate), recipe.momentum, nesterov=True)), None
+
+
+def _one_cycle(recipe: Recipe, num_steps: int) -> optax.Schedule:
+    peak = recipe.peak_fraction * num_steps
+    return lambda count: (
+        recipe.learning_rate
+        * jnp.maximum(0.0, jnp.minimum(count / peak, (num_steps - count) / (num_steps - peak)))
     )
+
+
+def _dropping(rate: float, num_steps: int) -> optax.Schedule:
+    # A float, so that the step in which a drop falls has the rate of its middle.
+    drops = jnp.asarray([fraction * num_steps for fraction in _DROPS_AT], jnp.float32)
+    return lambda count: rate * 0.1 ** jnp.sum(jnp.asarray(count) >= drops)
 
 
 def _at_midpoints(rate: optax.Schedule) -> optax.Schedule:

@@ -19,23 +19,22 @@ import optax
 from jax import lax
 
 from cnnjax.training._trees import replaced
+from cnnjax.training.losses import cross_entropy
 from cnnjax.training.optimizers import Optimizer
+from cnnjax.training.streams import Draws, stream
 
-__all__ = ["Evaluation", "Program", "State", "stream"]
+__all__ = ["Evaluation", "Program", "State"]
 
-_PURPOSES = ("initialisation", "order", "augmentation", "dropout")
-
-Augment = Callable[[jax.Array, jax.Array], jax.Array]
+Augment = Callable[[Draws, jax.Array], jax.Array]
 Normalize = Callable[[jax.Array], jax.Array]
+Mix = Callable[[Draws, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+Loss = Callable[[Any, jax.Array], jax.Array]
+Views = Callable[[jax.Array], jax.Array]
 
 
-def stream(seed: jax.Array | int, purpose: str) -> jax.Array:
-    """Key of one purpose of one seed; streams of different purposes never meet.
-
-    >>> bool(jax.numpy.all(stream(3, "order") == stream(3, "order")))
-    True
-    """
-    return jax.random.fold_in(jax.random.key(seed), _PURPOSES.index(purpose))
+def _alone(images: jax.Array) -> jax.Array:
+    """An image is its only view."""
+    return images[None]
 
 
 class State(NamedTuple):
@@ -85,6 +84,9 @@ class Program:
         batch_size: int,
         normalize: Normalize,
         augment: Augment,
+        mix: Mix | None = None,
+        loss: Loss = cross_entropy,
+        test_views: Views | None = None,
         num_seeds: int = 1,
         trained: Collection[str] | None = None,
         evaluation_batch_size: int = 500,
@@ -92,13 +94,20 @@ class Program:
         """Describe the program; nothing is compiled before `compile` or first use.
 
         Args:
-          module: network with `apply(variables, x, train=...)`.
+          module: network with `apply(variables, x, train=...)` to scores; with train=True it may
+            give whatever `loss` takes, and draw from the streams "dropout" and "fractional".
           optimizer: of `make_optimizer`.
           image_shape: (height, width, channels) of one image.
           num_train: images of the training set.
           batch_size: images a step.
           normalize: uint8 images to floating ones, without randomness.
-          augment: (key, uint8 images) to uint8 images, training only.
+          augment: (draws, uint8 images) to uint8 images, training only.
+          mix: (draws, augmented uint8 images, labels) to uint8 images and the targets of `loss`,
+            training only; by default the images and labels themselves.
+          loss: (what the network gives with train=True, targets) to the losses of a batch, of
+            which the mean is minimised and reported; cross-entropy by default.
+          test_views: normalised images (N, ...) to views of them (V, N, ...), whose scores are
+            averaged by `evaluate`, not by `validate`; the images alone by default.
           num_seeds: seeds trained at a time.
           trained: layers at the top of the network that learn, by name; of the others neither
             parameters nor batch statistics change. All of them by default.
@@ -109,8 +118,8 @@ class Program:
         """
         if not 1 <= batch_size <= num_train:
             raise ValueError(
-                f"Program: batch_size must be between 1 and the {num_train} images of the "
-                f"training set, got {batch_size}"
+                f"Program: batch_size must be between 1 and the {num_train} images of the training "
+                f"set, got {batch_size}"
             )
         if trained is not None and (isinstance(trained, str) or not trained):
             raise ValueError(
@@ -118,11 +127,11 @@ class Program:
             )
         self.module, self.optimizer = module, optimizer
         self._trained = None if trained is None else frozenset(trained)
-        self.image_shape = image_shape
+        self.image_shape, self.num_train = image_shape, num_train
         self.batch_size, self.num_seeds = batch_size, num_seeds
-        self.num_train = num_train
         self.steps_per_epoch = num_train // batch_size
-        self._normalize, self._augment = normalize, augment
+        self._normalize, self._augment, self._mix = normalize, augment, mix
+        self._loss = loss
         self._evaluation_batch_size = evaluation_batch_size
         per_seed = functools.partial(_map_seeds, num_seeds)
         # Drawing weights runs once a trial and costs more to optimise than to run.
@@ -137,7 +146,8 @@ class Program:
         self._validate: Any = jax.jit(
             per_seed(self._validate_one, (0, None, None)), donate_argnums=0
         )
-        self._evaluate: Any = jax.jit(per_seed(self._evaluate_one, (0, None, None)))
+        test = functools.partial(self._evaluate_one, views=test_views or _alone)
+        self._evaluate: Any = jax.jit(per_seed(test, (0, None, None)))
 
     def initialize(self, seeds: jax.Array, given: Any = None) -> State:
         """State before the first step.
@@ -274,7 +284,7 @@ class Program:
             column = step - epoch * self.steps_per_epoch
             rows = lax.dynamic_slice(order, (column * self.batch_size,), (self.batch_size,))
             variables, optimizer, loss = self._step(
-                variables, optimizer, state.plateau, seed, step, images[rows], labels[rows]
+                variables, optimizer, state.plateau, seed, step, rows, images[rows], labels[rows]
             )
             return variables, optimizer, losses.at[column].set(loss)
 
@@ -290,26 +300,36 @@ class Program:
         plateau: Any,
         seed: jax.Array,
         step: jax.Array,
+        rows: jax.Array,
         images: jax.Array,
         labels: jax.Array,
     ) -> tuple[Any, Any, jax.Array]:
-        augmentation = jax.random.fold_in(stream(seed, "augmentation"), step)
-        dropout = jax.random.fold_in(stream(seed, "dropout"), step)
-        x = self._normalize(self._augment(augmentation, images))
+        draws = Draws(
+            key=jax.random.fold_in(stream(seed, "augmentation"), step),
+            image_key=stream(seed, "image"),
+            indices=rows,
+            epoch=step // self.steps_per_epoch,
+        )
+        rngs = {
+            purpose: jax.random.fold_in(stream(seed, purpose), step)
+            for purpose in ("dropout", "fractional")
+        }
+        images, targets = self._augment(draws, images), labels
+        if self._mix is not None:
+            images, targets = self._mix(draws, images, labels)
+        x = self._normalize(images)
         carried = {name: value for name, value in variables.items() if name != "params"}
-
         learning, staying = self._split(variables["params"])
 
         def loss_of(learning: Any) -> tuple[jax.Array, Any]:
-            scores, updated = self.module.apply(
+            outputs, updated = self.module.apply(
                 {"params": {**staying, **learning}, **carried},
                 x,
                 train=True,
-                rngs={"dropout": dropout},
+                rngs=rngs,
                 mutable=list(carried),
             )
-            losses = optax.softmax_cross_entropy_with_integer_labels(scores, labels)
-            return jnp.mean(losses), updated
+            return jnp.mean(self._loss(outputs, targets)), updated
 
         (loss, updated), gradients = jax.value_and_grad(loss_of, has_aux=True)(learning)
         updates, optimizer = self.optimizer.step.update(gradients, optimizer, learning)
@@ -317,11 +337,7 @@ class Program:
             updates = jax.tree.map(lambda update: plateau.scale * update, updates)
         kept = {name: {**tree, **self._split(carried[name])[1]} for name, tree in updated.items()}
         params = {**staying, **optax.apply_updates(learning, updates)}
-        return (
-            {**carried, **kept, "params": params},
-            optimizer,
-            loss.astype(jnp.float32),
-        )
+        return {**carried, **kept, "params": params}, optimizer, loss.astype(jnp.float32)
 
     def _validate_one(
         self, state: State, images: jax.Array, labels: jax.Array
@@ -339,7 +355,9 @@ class Program:
             state = state._replace(plateau=plateau)
         return state, result
 
-    def _evaluate_one(self, variables: Any, images: jax.Array, labels: jax.Array) -> Evaluation:
+    def _evaluate_one(
+        self, variables: Any, images: jax.Array, labels: jax.Array, views: Views = _alone
+    ) -> Evaluation:
         num = images.shape[0]
         size = min(self._evaluation_batch_size, num)
         num_batches = -(-num // size)
@@ -353,7 +371,8 @@ class Program:
             x = self._normalize(lax.dynamic_slice_in_dim(images, batch * size, size))
             y = lax.dynamic_slice_in_dim(labels, batch * size, size)
             counts = batch * size + jnp.arange(size) < num
-            scores: Any = self.module.apply(variables, x, train=False)
+            of_views: Any = [self.module.apply(variables, view, train=False) for view in views(x)]
+            scores = sum(of_views[1:], of_views[0]) / len(of_views)
             losses = optax.softmax_cross_entropy_with_integer_labels(scores, y)
             right = (jnp.argmax(scores, axis=-1) == y) & counts
             total = total + jnp.sum(jnp.where(counts, losses, 0.0), dtype=jnp.float32)

@@ -9,7 +9,7 @@ import numpy as np
 
 from cnnjax import data as datasets
 from cnnjax.data import Images
-from cnnjax.training import Optimizer, Program, make_optimizer
+from cnnjax.training import Draws, Optimizer, Program, make_optimizer
 from experiments import programs
 from experiments.config import Config
 from experiments.studies import STUDIES, Arm, Study, Task
@@ -84,7 +84,8 @@ class Setting:
 
     def augment(self, key: jax.Array, images: jax.Array) -> jax.Array:
         """Augment as `experiments.ablate` does."""
-        return programs.augment(self.config, key, images)
+        draws = Draws(key, key, jnp.arange(len(images)), jnp.int32(0))
+        return programs.augment(self.config, draws, images)
 
     def optimizer(self) -> Optimizer:
         """The optimiser that the config describes."""
