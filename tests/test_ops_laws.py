@@ -113,6 +113,7 @@ TABLE = {
         "avg_pool", (random(2, 4, 5, 1),), _POOL | {"count_padding": True}
     ),
     "l2_pool": Row("l2_pool", (distinct(2, 4, 5, 1),), _POOL),
+    "blur_pool": Row("blur_pool", (random(2, 4, 5, 1),), _POOL),
     "max_pool, dilated": Row("max_pool", (distinct(2, 5, 6, 2),), _DILATED),
     "adaptive_avg_pool": Row("adaptive_avg_pool", (random(2, 5, 4, 2),), {"output_size": (3, 6)}),
     "adaptive_avg_pool, tiles": Row("adaptive_avg_pool", (random(2, 6, 2),), {"output_size": (3,)}),

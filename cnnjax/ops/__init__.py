@@ -2,6 +2,7 @@
 
 from cnnjax.ops.adaptive import adaptive_avg_pool
 from cnnjax.ops.batch_norm import batch_norm, batch_statistics
+from cnnjax.ops.blur import blur_pool
 from cnnjax.ops.conv import conv
 from cnnjax.ops.fractional import (
     average_over_grids,
@@ -30,6 +31,7 @@ __all__ = [
     "avg_pool",
     "batch_norm",
     "batch_statistics",
+    "blur_pool",
     "conv",
     "conv_as_matmul",
     "conv_input_gradient",

@@ -121,5 +121,5 @@ def huge_dense(net: Net) -> Iterator[Advice]:
 
 def _is_nonlinear(layer: Layer) -> bool:
     if isinstance(layer, specs.Pool):
-        return layer.kind != "avg"
+        return layer.kind not in ("avg", "blur")
     return isinstance(layer, specs.Activation | specs.FractionalPool | specs.LocalResponseNorm)

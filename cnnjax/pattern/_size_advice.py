@@ -130,8 +130,10 @@ def borders(net: Net) -> Iterator[Advice]:
 
 
 def pool_windows(net: Net) -> Iterator[Advice]:
-    """Pooling windows above 3."""
+    """Pooling windows above 3, but those whose weights fall off."""
     for place in net.sliding:
+        if isinstance(place.layer, specs.Pool) and place.layer.kind == "blur":
+            continue
         whole = all(axis.window >= axis.size for axis in place.axes)
         widest = max(axis.window for axis in place.axes)
         if isinstance(place.layer, specs.Pool) and widest > _LARGEST_POOL and not whole:

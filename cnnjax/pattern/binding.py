@@ -49,7 +49,7 @@ def bind(
       input_shape: (*spatial, channels) of a bare INPUT.
       window: taps of each CONV that states none, one number or one an axis.
       filters: filters of each CONV that states none; one number, or one a pass.
-      pool_window: window of each POOL, AVGPOOL or L2POOL that states none.
+      pool_window: window of each POOL, AVGPOOL, L2POOL or BLURPOOL that states none.
       features: outputs of each FC that states none; one number, or one a pass.
       num_classes: outputs of the last item, where that is a bare FC outside of brackets; it is
         asked for by this name alone.

@@ -1,5 +1,6 @@
 """A pattern as a Flax module: the partial application of `cnnjax.ops`, layer by layer."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -15,22 +16,32 @@ from cnnjax.pattern.tree import Pattern
 __all__ = ["PatternNet", "to_module"]
 
 _ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}
-_POOLS = {"max": ops.max_pool, "avg": ops.avg_pool, "l2": ops.l2_pool}
+_POOLS: dict[str, Callable[..., jax.Array]] = {
+    "max": ops.max_pool,
+    "avg": ops.avg_pool,
+    "l2": ops.l2_pool,
+    "blur": ops.blur_pool,
+}
 
 
 def to_module(
-    pattern: Pattern, *, dtype: Any = None, param_dtype: Any = jnp.float32
+    pattern: Pattern,
+    *,
+    dtype: Any = None,
+    param_dtype: Any = jnp.float32,
+    kernel_init: nn.initializers.Initializer | None = None,
 ) -> "PatternNet":
     """The network that a pattern describes.
 
     Submodules are named by the layer's word in lower case and a number from zero, "conv0",
-    "bn0", "fc0", "dropout0"; repetitions are written out. Kernels are drawn by He's normal rule,
-    biases are zero.
+    "bn0", "fc0", "dropout0"; repetitions are written out. Kernels are drawn by He's normal rule
+    where nothing else is said, biases are zero.
 
     Args:
       pattern: a pattern that starts with INPUT and leaves nothing open.
       dtype: compute dtype; that of the input by default.
       param_dtype: dtype the parameters are kept in.
+      kernel_init: initialiser of the kernels of all layers; He normal by default.
 
     Returns:
       A Flax module, `net.apply(variables, x, train=...)`.
@@ -50,7 +61,8 @@ def to_module(
 
     Source: He, Zhang, Ren and Sun, "Delving deep into rectifiers" (2015), for the kernels.
     """
-    return PatternNet(tuple(volume.layer for volume in volumes(pattern)), dtype, param_dtype)
+    layers = tuple(volume.layer for volume in volumes(pattern))
+    return PatternNet(layers, dtype, param_dtype, kernel_init)
 
 
 class PatternNet(nn.Module):
@@ -64,6 +76,7 @@ class PatternNet(nn.Module):
       layers: the layers, INPUT the first.
       dtype: compute dtype; that of the input by default. What comes out is float32 or wider.
       param_dtype: dtype the parameters are kept in.
+      kernel_init: initialiser of the kernels of all layers; None is He normal.
 
     >>> PatternNet((specs.Input((4,)), specs.Dense(2))).input_shape
     (4,)
@@ -72,6 +85,7 @@ class PatternNet(nn.Module):
     layers: tuple[Layer, ...]
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -103,6 +117,7 @@ class PatternNet(nn.Module):
     def _run(self, name: str, layer: Layer, x: jax.Array, num_batch: int, train: bool) -> jax.Array:
         """One layer. A submodule belongs to the network, whose `__call__` is running."""
         dtypes = {"dtype": x.dtype, "param_dtype": self.param_dtype}
+        kernel_init = self.kernel_init or nn.initializers.he_normal()
         shape = x.shape[num_batch:]
         match layer:
             case specs.Conv():
@@ -115,6 +130,7 @@ class PatternNet(nn.Module):
                     dilation=tuple(axis.dilation for axis in axes),
                     groups=layer.groups,
                     use_bias=layer.bias,
+                    kernel_init=kernel_init,
                     name=name,
                     **dtypes,
                 )(x)
@@ -122,7 +138,7 @@ class PatternNet(nn.Module):
                 return nn.Dense(
                     layer.features or 0,
                     use_bias=layer.bias,
-                    kernel_init=nn.initializers.he_normal(),
+                    kernel_init=kernel_init,
                     name=name,
                     **dtypes,
                 )(x.reshape(*x.shape[:num_batch], -1))

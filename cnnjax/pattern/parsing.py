@@ -32,6 +32,7 @@ _WORDS: Mapping[str, tuple[type[Layer], Mapping[str, Any], str]] = {
     "MAXPOOL": (specs.Pool, {"kind": "max"}, "MAXPOOL2 or MAXPOOL3/2, a window and its stride"),
     "AVGPOOL": (specs.Pool, {"kind": "avg"}, "AVGPOOL2 or AVGPOOL3/2, a window and its stride"),
     "L2POOL": (specs.Pool, {"kind": "l2"}, "L2POOL2 or L2POOL3/2, a window and its stride"),
+    "BLURPOOL": (specs.Pool, {"kind": "blur"}, "BLURPOOL3/2, a window and its stride"),
     "FRACPOOL": (specs.FractionalPool, {}, ""),
     "LRN": (specs.LocalResponseNorm, {}, ""),
     "BN": (specs.BatchNorm, {}, ""),
@@ -73,7 +74,7 @@ def parse(
         symbols, optional layers and bare words.
       window: taps of a CONV that states none.
       filters: filters of a CONV that states none.
-      pool_window: window of a POOL, AVGPOOL or L2POOL that states none.
+      pool_window: window of a POOL, AVGPOOL, L2POOL or BLURPOOL that states none.
       features: outputs of an FC that states none.
       num_classes: outputs of the last layer, where it is a bare FC.
       **bindings: counts for symbols, decisions for optional layers.

@@ -162,7 +162,7 @@ class Pool(Layer):
     Attributes:
       window: pixels of the window, one number for all axes or one an axis.
       stride: step between windows; the window's own size where it is not stated.
-      kind: "max", "avg" or "l2".
+      kind: "max", "avg", "l2" or "blur".
       padding: as in `Conv`, but none where it is not stated.
       fit: "exact" refuses windows that do not tile the padded input, "floor" leaves the last
         pixels unseen, "ceil" adds a window that hangs over the end.
@@ -182,7 +182,7 @@ class Pool(Layer):
     rules: ClassVar[Mapping[str, _rules.Rule]] = {
         "window": _rules.per_axis(1),
         "stride": _rules.per_axis(1),
-        "kind": _rules.name("max", "avg", "l2"),
+        "kind": _rules.name("max", "avg", "l2", "blur"),
         "padding": _rules.padding(),
         "fit": _rules.name(*FITS),
         "count_padding": _rules.flag(),
@@ -198,7 +198,8 @@ class Pool(Layer):
     @property
     def word(self) -> str:
         """The name of the layer in a pattern."""
-        return {"max": "POOL", "avg": "AVGPOOL", "l2": "L2POOL"}[self.kind]
+        words = {"max": "POOL", "avg": "AVGPOOL", "l2": "L2POOL", "blur": "BLURPOOL"}
+        return words[self.kind]
 
     def _head(self) -> str:
         window = "" if self.window is None else value_text(self.window)
