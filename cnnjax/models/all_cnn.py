@@ -28,6 +28,8 @@ __all__ = ["NETWORKS", "AllCNN"]
 
 _MODELS = {"a": (5,), "b": (5, 1), "c": (3, 3)}
 _VARIANTS = ("base", "strided", "conv_pool", "all")
+_POOLING_VARIANTS = ("base", "conv_pool")
+_POOLINGS = ("max", "avg", "blurred_max")
 
 
 class _Layer(NamedTuple):
@@ -43,6 +45,8 @@ class AllCNN(Chain, kw_only=True):
     Attributes:
       model: "a", "b" or "c".
       variant: "base", "strided", "conv_pool" or "all".
+      pooling: of the variants that pool, each over 3x3 at stride 2: "max" as published, "avg", or
+        "blurred_max", the maximum at every position and then `ops.blur_pool` (Zhang, 2019).
       widths: filters before the first pooling, and of all later layers.
 
     >>> AllCNN(num_classes=10, image_size=(32, 32)).feature_info  # doctest: +NORMALIZE_WHITESPACE
@@ -53,18 +57,25 @@ class AllCNN(Chain, kw_only=True):
 
     model: str = "c"
     variant: str = "all"
+    pooling: str = "max"
     widths: tuple[int, int] = (96, 192)
 
     def __post_init__(self) -> None:
         """Refuse options that mean nothing, before anything is traced."""
         super().__post_init__()
         self.refuse_output_stride("its volumes are 4 pixels apart at the coarsest")
-        for option, known in (("model", tuple(_MODELS)), ("variant", _VARIANTS)):
+        options = (("model", tuple(_MODELS)), ("variant", _VARIANTS), ("pooling", _POOLINGS))
+        for option, known in options:
             if getattr(self, option) not in known:
                 raise ValueError(
                     f"{self._title}: {option} must be one of {', '.join(known)}, got "
                     f"{getattr(self, option)!r}"
                 )
+        if self.pooling != "max" and self.variant not in _POOLING_VARIANTS:
+            raise ValueError(
+                f"{self._title}: pooling={self.pooling!r} is for the variants that pool, "
+                f"{' and '.join(_POOLING_VARIANTS)}; {self.variant!r} does not"
+            )
 
     @property
     def published_stride(self) -> int:
@@ -92,7 +103,7 @@ class AllCNN(Chain, kw_only=True):
         number = halved = 0
         for layer in self._layers():
             if layer is None:
-                x = ops.max_pool(x, window=3, stride=2, fit="ceil")
+                x = self._pool(x)
                 yield f"pool{halved}", x
             else:
                 geometry: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding}
@@ -102,6 +113,16 @@ class AllCNN(Chain, kw_only=True):
             if layer is None or layer.stride == 2:
                 halved += 1
                 x = self.drop(f"dropout{halved}", x, train, published=0.5)
+
+    @nn.nowrap
+    def _pool(self, x: jax.Array) -> jax.Array:
+        """Windows of 3x3 at every second position, the last of which may hang over the end."""
+        if self.pooling == "blurred_max":
+            # One pixel more at the end gives every position of which the others take the second.
+            dense = ops.max_pool(x, window=3, stride=1, padding=((0, 1), (0, 1)))
+            return ops.blur_pool(dense, window=3, stride=2)
+        pool = ops.avg_pool if self.pooling == "avg" else ops.max_pool
+        return pool(x, window=3, stride=2, fit="ceil")
 
     @nn.nowrap
     def head(self, x: jax.Array, train: bool) -> jax.Array:
@@ -124,7 +145,7 @@ class AllCNN(Chain, kw_only=True):
                 yield _Layer(3, width, padding=1)
             if self.variant == "all":
                 yield _Layer(3, width, stride=2, padding=1)
-            if self.variant in ("base", "conv_pool"):
+            if self.variant in _POOLING_VARIANTS:
                 yield None
         yield _Layer(3, self.widths[-1])
         yield _Layer(1, self.widths[-1])

@@ -20,7 +20,6 @@ from cnnjax.models.residual import Block, BlockSettings, ConvSettings, Stage, St
 __all__ = ["NETWORKS", "CifarResNet"]
 
 _HE = nn.initializers.he_normal()
-_WIDTHS = (16, 32, 64)
 _SHORTCUTS = {"A": "padded", "B": "projection", None: None}
 
 
@@ -33,6 +32,7 @@ class CifarResNet(Network, kw_only=True):
         channels (behind the old ones), or "B", a 1x1 convolution with a norm. None: no block has a
         shortcut, the plain network.
       zero_init_residual: whether the scale of each branch's last norm starts at zero.
+      widths: filters of the three stages; the stem has those of the first.
 
     >>> net = CifarResNet(depth=20)
     >>> variables = jax.eval_shape(net.init, jax.random.key(0), jax.numpy.ones((1, 32, 32, 3)))
@@ -46,6 +46,7 @@ class CifarResNet(Network, kw_only=True):
     depth: int
     shortcut: str | None = "A"
     zero_init_residual: bool = False
+    widths: tuple[int, ...] = (16, 32, 64)
 
     def __post_init__(self) -> None:
         """Refuse options that mean nothing, before anything is traced."""
@@ -57,6 +58,16 @@ class CifarResNet(Network, kw_only=True):
             raise ValueError(
                 f"{title}: depth must be 6n + 2, got {self.depth}; the nearest are {below} and "
                 f"{below + 6}"
+            )
+        if len(self.widths) != 3 or any(width < 1 for width in self.widths):
+            raise ValueError(
+                f"{title}: widths must be three numbers of at least 1, one a stage, got "
+                f"{self.widths}"
+            )
+        if self.shortcut == "A" and list(self.widths) != sorted(self.widths):
+            raise ValueError(
+                f'{title}: shortcut="A" can add channels and not take them away, got widths='
+                f"{self.widths}"
             )
         if self.shortcut not in _SHORTCUTS:
             raise ValueError(f'{title}: shortcut must be "A", "B" or None, got {self.shortcut!r}')
@@ -74,17 +85,17 @@ class CifarResNet(Network, kw_only=True):
     @property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
         """The three stages."""
-        return tuple(FeatureInfo(f"stage{i}", width, 2**i) for i, width in enumerate(_WIDTHS))
+        return tuple(FeatureInfo(f"stage{i}", width, 2**i) for i, width in enumerate(self.widths))
 
     @nn.nowrap
     def stages(self, x: jax.Array, train: bool) -> Stages:
         """stem, stage0, stage1, stage2."""
-        stem = ConvSettings(_WIDTHS[0], 3)
+        stem = ConvSettings(self.widths[0], 3)
         x = self.block(Stem)(self.style, stem, _HE, name="stem")(x, train)
         yield "stem", x
         same = None if self.shortcut is None else "identity"
         kind, num_blocks = self.block(Block), (self.depth - 2) // 6
-        for i, width in enumerate(_WIDTHS):
+        for i, width in enumerate(self.widths):
             last = ConvSettings(width, 3)
             block = BlockSettings((last, last), same, zero_scale=self.zero_init_residual)
             blocks = [block] * num_blocks

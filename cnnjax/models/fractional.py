@@ -57,12 +57,19 @@ class FractionalNet(Chain, kw_only=True):
       randomness: "pseudorandom" or "random", as in `ops.fractional_max_pool`.
       regions: "overlapping_window", "overlapping_edge", "disjoint", ..., likewise.
       share: one grid for the whole "batch", for each "image" or for each "channel".
+      convs_per_pooling: convolutions before each pooling. With two and a ratio of 2 the network is
+        one of as many layers and weights that pools by ordinary windows.
+      centred: whether images of another size than `image_size` are brought to it: zeros around
+        smaller ones, of larger ones the middle.
       final_dropout: published rate behind the last hidden layer, reached in equal steps from zero
         behind the first; where `dropout` is given, it stands in this one's place.
 
     >>> net = FractionalNet(filters=32, num_poolings=6, ratio=2**0.5)
     >>> [(info.name, info.reduction) for info in net.feature_info]
     [('conv0', 1), ('conv2', 2), ('conv4', 4), ('conv7', 8)]
+    >>> net = FractionalNet(filters=32, num_poolings=3, ratio=2, convs_per_pooling=2)
+    >>> [(info.name, info.reduction) for info in net.feature_info]
+    [('conv1', 1), ('conv3', 2), ('conv5', 4), ('conv7', 8)]
     """
 
     filters: int
@@ -71,6 +78,8 @@ class FractionalNet(Chain, kw_only=True):
     randomness: Randomness = "pseudorandom"
     regions: Regions = "overlapping_window"
     share: Share = "image"
+    convs_per_pooling: int = 1
+    centred: bool = False
     final_dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -81,6 +90,7 @@ class FractionalNet(Chain, kw_only=True):
         geometry.check_name(self._title, "randomness", self.randomness, get_args(Randomness))
         geometry.check_name(self._title, "regions", self.regions, get_args(Regions))
         geometry.check_name(self._title, "share", self.share, get_args(Share))
+        geometry.per_axis(self._title, "convs_per_pooling", self.convs_per_pooling, 1)
         if not 0 <= self.final_dropout < 1:
             raise ValueError(
                 f"{self._title}: final_dropout must be in [0, 1), got {self.final_dropout}"
@@ -97,7 +107,9 @@ class FractionalNet(Chain, kw_only=True):
         found = []
         for n in range(self.num_poolings + 1):
             reduction = self.ratio**n
-            last = n + (n == self.num_poolings)  # The 1x1 convolution follows the last 2x2.
+            # Behind the last pooling stand a 2x2 convolution and a 1x1.
+            last = n * self.convs_per_pooling
+            last += 1 if n == self.num_poolings else self.convs_per_pooling - 1
             if math.isclose(reduction, round(reduction), rel_tol=1e-3):
                 found.append((f"conv{last}", self.filters * (last + 1), round(reduction)))
         return self.volumes(*found)
@@ -105,9 +117,11 @@ class FractionalNet(Chain, kw_only=True):
     @nn.nowrap
     def stages(self, x: jax.Array, train: bool) -> Stages:
         """conv0, pool0, conv1, pool1, ..., two convolutions."""
-        for i in range(self.num_poolings + 2):
-            window = 1 if i > self.num_poolings else 2
-            pooled = i < self.num_poolings
+        x = self._in_the_middle(x) if self.centred else x
+        for i in range(self._num_pooled + 2):
+            window = 1 if i > self._num_pooled else 2
+            pooling, behind = divmod(i + 1, self.convs_per_pooling)
+            pooled = i < self._num_pooled and not behind
             spread = (window / self.ratio if pooled else window) ** 2
             init = _uniform(window**2 * x.shape[-1], spread)
             x = self.layer(i, x, train, self.filters * (i + 1), window, kernel_init=init)
@@ -115,7 +129,7 @@ class FractionalNet(Chain, kw_only=True):
             yield f"conv{i}", x
             if pooled:
                 x = self._pool(x, train)
-                yield f"pool{i}", x
+                yield f"pool{pooling - 1}", x
 
     @nn.nowrap
     def head(self, x: jax.Array, train: bool) -> jax.Array:
@@ -124,10 +138,24 @@ class FractionalNet(Chain, kw_only=True):
         init = {"kernel_init": _uniform(inputs, _AT_THE_CLASSIFIER)}
         return self.dense_head(self.flattened(x), train, (), dropout=0.0, head_settings=init)
 
+    @property
+    def _num_pooled(self) -> int:
+        """Convolutions before the last pooling."""
+        return self.num_poolings * self.convs_per_pooling
+
+    @nn.nowrap
+    def _in_the_middle(self, x: jax.Array) -> jax.Array:
+        sizes = zip(self.image_size, x.shape[-3:-1], strict=True)
+        missing = [wanted - size for wanted, size in sizes]
+        # Negative padding crops; halves are rounded towards zero, so that one undoes the other.
+        sides = [(int(lack / 2), lack - int(lack / 2), 0) for lack in missing]
+        around = [(0, 0, 0)] * (x.ndim - 3) + sides + [(0, 0, 0)]
+        return jax.lax.pad(x, jnp.zeros((), x.dtype), around)
+
     @nn.nowrap
     def _drop_maps(self, number: int, x: jax.Array, train: bool) -> jax.Array:
         final = self.final_dropout if self.dropout is None else self.dropout
-        rate = final * number / (self.num_poolings + 1)
+        rate = final * number / (self._num_pooled + 1)
         if not rate:
             return x
         return nn.Dropout(
@@ -139,6 +167,8 @@ class FractionalNet(Chain, kw_only=True):
 
     @nn.nowrap
     def _pool(self, x: jax.Array, train: bool) -> jax.Array:
+        if self._is_ordinary(x):
+            return ops.max_pool(x, window=int(self.ratio))
         if self.has_rng("fractional"):
             return ops.fractional_max_pool(
                 x,
@@ -156,6 +186,13 @@ class FractionalNet(Chain, kw_only=True):
         return ops.fractional_max_pool(
             x, u=_MIDDLE, ratio=self.ratio, regions=self.regions, share="batch"
         )
+
+    @nn.nowrap
+    def _is_ordinary(self, x: jax.Array) -> bool:
+        """Whether every grid is that of windows side by side, so that there is nothing to draw."""
+        tiles = all(size % self.ratio == 0 for size in x.shape[-3:-1])
+        apart = self.regions in ("disjoint", "overlapping_window")
+        return tiles and apart and float(self.ratio).is_integer()
 
 
 def _uniform(inputs: int, spread: float) -> nn.initializers.Initializer:

@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnnjax import ops
+from cnnjax import geometry, ops
 from cnnjax.geometry import Padding
 
-__all__ = ["BatchNorm", "Conv", "Dense"]
+__all__ = ["BatchNorm", "Conv", "Dense", "LocallyConnected"]
 
 
 class Conv(nn.Module):
@@ -66,17 +66,19 @@ class Conv(nn.Module):
 
 
 def _operands(
-    layer: "Conv | Dense",
+    layer: "Conv | Dense | LocallyConnected",
     x: jax.Array,
     shape: tuple[int, ...],
     kernel_init: nn.initializers.Initializer,
+    positions: tuple[int, ...] = (),
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """The input, the kernel of that shape and the bias, if there is one, in the compute dtype."""
     dtype = layer.dtype or x.dtype
     kernel = layer.param("kernel", kernel_init, shape, layer.param_dtype).astype(dtype)
     bias = None
     if layer.use_bias:
-        bias = layer.param("bias", layer.bias_init, shape[-1:], layer.param_dtype).astype(dtype)
+        sizes = (*positions, shape[-1])
+        bias = layer.param("bias", layer.bias_init, sizes, layer.param_dtype).astype(dtype)
     return x.astype(dtype), kernel, bias
 
 
@@ -135,6 +137,67 @@ class Dense(nn.Module):
         """As a matrix, so that a key gives the same weights whether they are slid or not."""
         matrix = self.kernel_init(key, (math.prod(shape[:-1]), shape[-1]), dtype)
         return matrix.reshape(shape)
+
+
+class LocallyConnected(nn.Module):
+    """`cnnjax.ops.locally_connected`: a `Conv` whose positions have weights of their own.
+
+    Attributes:
+      features: number of filters at each position.
+      window: taps an axis, one value an axis.
+      stride: step of the window in pixels.
+      padding: as in `cnnjax.ops.locally_connected`.
+      dilation: spacing of the taps.
+      use_bias: whether each filter has a bias at each position.
+      kernel_init: initialiser of one position's kernel, which draws each of them from a key of
+        its own; He normal by default (He et al., 2015).
+      bias_init: initialiser; zeros by default.
+      dtype: compute dtype; that of the input by default.
+      param_dtype: dtype the parameters are kept in.
+
+    >>> import jax, jax.numpy as jnp
+    >>> layer = LocallyConnected(8, (3, 3), stride=2)
+    >>> variables = jax.eval_shape(layer.init, jax.random.key(0), jnp.ones((1, 5, 5, 3)))
+    >>> jax.tree.map(jnp.shape, variables["params"])
+    {'bias': (2, 2, 8), 'kernel': (2, 2, 3, 3, 3, 8)}
+
+    Source: LeCun, "Generalization and Network Design Strategies", 1989; Taigman et al.,
+    "DeepFace", 2014, for faces, which are aligned.
+    """
+
+    features: int
+    window: tuple[int, ...]
+    stride: int | tuple[int, ...] = 1
+    padding: Padding = "VALID"
+    dilation: int | tuple[int, ...] = 1
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map (*batch, *spatial, channels) to (*batch, *output_spatial, features)."""
+        rank = len(self.window)
+        static: dict[str, Any] = {
+            "stride": self.stride,
+            "padding": self.padding,
+            "dilation": self.dilation,
+        }
+        pixels = x.shape[-rank - 1 : -1]
+        positions = geometry.output_shape(pixels, self.window, **static, fit="floor")
+        shape = (*positions, *self.window, x.shape[-1], self.features)
+        x, kernel, bias = _operands(self, x, shape, self._draw_kernels, positions)
+        return ops.locally_connected(x, kernel, bias, **static)
+
+    @nn.nowrap
+    def _draw_kernels(self, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """One position after another: an initialiser would count the positions as fan-in."""
+        rank = len(self.window)
+        positions, kernel = shape[:rank], shape[rank:]
+        keys = jax.random.split(key, math.prod(positions))
+        return jax.vmap(lambda key: self.kernel_init(key, kernel, dtype))(keys).reshape(shape)
 
 
 class BatchNorm(nn.Module):
