@@ -1,15 +1,15 @@
 """Run an ablation: python -m experiments.ablate --flagfile=configs/stack_vs_large_kernel.flags.
 
 Prints the arm table (`--dry_run` stops there), trains every arm from every seed, and leaves a
-run directory with records, checkpoints and a report. The same command goes on where it was
-stopped or killed. Exit codes: 0 done, 1 refused or failed with a sentence, 130 and 143 stopped
-by SIGINT and SIGTERM after saving.
+run directory with records, checkpoints and a report. `--grid` makes it a sweep, a run for each
+combination of flags. The same command goes on where it was stopped or killed. Exit codes: 0 done,
+1 refused or failed with a sentence, 130 and 143 stopped by SIGINT and SIGTERM after saving.
 """
 
 import hashlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -19,17 +19,25 @@ from tqdm import tqdm
 
 from cnnjax import data as datasets
 from cnnjax.data import Images
-from cnnjax.training import Interrupted, make_optimizer
+from cnnjax.training import Interrupted, Trial, make_optimizer
 from experiments import config as config_module
-from experiments import report
+from experiments import report, sweep
 from experiments.arm_table import arm_table
+from experiments.arms_file import write_arms
 from experiments.config import Config, define_flags, from_flags
 from experiments.names import check_name
 from experiments.run_directory import RunDirectory, RunDirectoryError
-from experiments.studies import STUDIES, Sets, Study, Task, sets_of
-from experiments.trials import Trainer, make_record
+from experiments.studies import STUDIES, Arm, Sets, Study, Task, sets_of
+from experiments.trials import Result, Trainer, make_record, with_step_size
+from experiments.tuning import Tuned, TuningLog, tune
 
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the arm table and exit.")
+_GRID = flags.DEFINE_multi_string(
+    "grid", [], "A flag and values to sweep it over, as in learning_rate=0.01,0.03; repeatable."
+)
+_SWEEP_DIR = flags.DEFINE_string(
+    "sweep_dir", None, "Where a sweep is kept; by default runs/sweeps/STUDY-DATASET-DIGEST."
+)
 define_flags()
 # So that --help lists them.
 flags.adopt_module_key_flags(config_module)
@@ -47,7 +55,12 @@ def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
     try:
         config = from_flags()
-        ablate(config, dry_run=_DRY_RUN.value)
+        if _GRID.value:
+            sweep.sweep(
+                config, _GRID.value, _SWEEP_DIR.value, ablate=ablate, dry_run=_DRY_RUN.value
+            )
+        else:
+            ablate(config, dry_run=_DRY_RUN.value)
     except (ValueError, OSError, RunDirectoryError, datasets.DatasetError) as error:
         if logging.level_debug():
             raise
@@ -89,6 +102,9 @@ def ablate(config: Config, *, dry_run: bool = False) -> None:
         f"{num_test:,} test images; {steps_per_epoch} steps of {config.batch_size} an "
         f"epoch" + (f", {left_out} images sit out each epoch, drawn anew" if left_out else "")
     )
+    if config.step_sizes():
+        tried = ", ".join(f"{step_size:g}" for step_size in config.step_sizes())
+        print(f"before its trials each arm is tuned on validation images: step sizes {tried}")
     if dry_run:
         return
     path = config.run_dir or config.default_run_dir()
@@ -96,6 +112,7 @@ def ablate(config: Config, *, dry_run: bool = False) -> None:
     with RunDirectory(path, config, _digest(*sets, *(source or ()), *own)) as directory:
         print(f"run directory: {directory.path}", flush=True)
         with _signals() as stop:
+            write_arms(directory.path, study, task.image_shape)
             _run_trials(study, config, directory, sets, stop)
         page = report.draw(directory.path)
     print(f"\n{report.verdict(directory.records)}\nreport: {page}")
@@ -185,39 +202,92 @@ def _run_trials(
     ]
     if not todo:
         return
-    done = len(study.arms) * len(groups) - len(todo)
+    num_trials, step_sizes = len(study.arms) * len(groups), config.step_sizes()
+    log = TuningLog(directory.path / "tuning.jsonl")
+    # By name, as an arm holds what cannot be hashed.
+    arms = {arm.name: arm for arm, _ in todo}
+    untuned = sum((name, size) not in log for name in arms for size in step_sizes)
+    total = num_trials + len(study.arms) * len(step_sizes)
     trainer = Trainer(config, directory, sets, stop)
     with tqdm(
-        total=float(len(study.arms) * len(groups) * config.epochs),
-        initial=float(done * config.epochs),
+        total=float(total * config.epochs),
+        initial=float((total - untuned - len(todo)) * config.epochs),
         disable=None,
         unit="epoch",
         dynamic_ncols=True,
         bar_format="{l_bar}{bar}| {n:.1f}/{total:.0f} epochs [{elapsed}<{remaining}]",
     ) as bar:
-        for index, (arm, group) in enumerate(todo):
-            if stop():
-                _stopped(stop, directory, len(study.arms) * len(seeds))
-            label = (
-                f"seed {', '.join(map(str, group))} ({groups.index(group) + 1}/{len(groups)}), "
-                f"arm {study.arms.index(arm) + 1}/{len(study.arms)}: {arm.title}"
-            )
-            finished = (done + index) * config.epochs
-
-            def show(epochs: float, finished: int = finished) -> None:
-                bar.n = finished + epochs
-                bar.refresh()
-
-            try:
-                results = trainer.run(arm, group, label, bar.set_description, show)
+        progress = _Progress(bar, config.epochs)
+        try:
+            tuned = {
+                name: _tune(arm, step_sizes, trainer, log, progress, stop)
+                for name, arm in arms.items()
+                if step_sizes
+            }
+            for arm, group in todo:
+                if stop():
+                    raise Interrupted
+                label = (
+                    f"seed {', '.join(map(str, group))} ({groups.index(group) + 1}/{len(groups)}), "
+                    f"arm {study.arms.index(arm) + 1}/{len(study.arms)}: {arm.title}"
+                )
+                found = tuned.get(arm.name)
+                if found is not None and found.chosen is not None:
+                    arm = with_step_size(arm, found.chosen)
+                if found is not None and found.chosen is None:
+                    results = [Result(Trial(seed, failed_at=0)) for seed in group]
+                else:
+                    results = trainer.run(arm, group, label, bar.set_description, progress.show)
+                progress.finish()
                 for result in results:
                     if directory.has(arm.name, result.trial.seed):
                         continue
                     measured = trainer.measure(study, arm, result.trial)
-                    directory.append(make_record(study, arm, result, measured, config, sets))
-            except Interrupted:
-                bar.close()
-                _stopped(stop, directory, len(study.arms) * len(seeds))
+                    directory.append(make_record(study, arm, result, measured, config, sets, found))
+        except Interrupted:
+            bar.close()
+            _stopped(stop, directory, len(study.arms) * len(seeds))
+
+
+def _tune(
+    arm: Arm,
+    step_sizes: Sequence[float],
+    trainer: Trainer,
+    log: TuningLog,
+    progress: "_Progress",
+    stop: _Stop,
+) -> Tuned:
+    """Choose an arm's step size by trainings that nothing else is taken from."""
+
+    def train(step_size: float) -> float | None:
+        if stop():
+            raise Interrupted
+        label = f"tuning {arm.title}, step size {step_size:g}"
+        with_size = with_step_size(arm, step_size)
+        accuracy = trainer.validate(with_size, label, progress.bar.set_description, progress.show)
+        progress.finish()
+        return accuracy
+
+    tuned = tune(arm.name, step_sizes, log, train)
+    trainer.forget(arm, keep=tuned.chosen)
+    return tuned
+
+
+class _Progress:
+    """A bar that counts epochs, told of each training how many it has behind it."""
+
+    def __init__(self, bar: tqdm, num_epochs: int) -> None:
+        self.bar, self._num_epochs, self._before = bar, num_epochs, bar.n
+
+    def show(self, epochs: float) -> None:
+        """So many epochs of the training under way are done."""
+        self.bar.n = self._before + epochs
+        self.bar.refresh()
+
+    def finish(self) -> None:
+        """The training under way is done, in however many epochs."""
+        self._before += self._num_epochs
+        self.show(0)
 
 
 def _stopped(stop: _Stop, directory: RunDirectory, num_trials: int) -> None:

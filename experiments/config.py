@@ -18,10 +18,14 @@ from absl import flags
 from cnnjax.training import RECIPES, Recipe
 from experiments.names import check_name
 
-__all__ = ["SEED_AXES", "Config", "define_flags", "from_flags"]
+__all__ = ["SEED_AXES", "TUNING_SEED", "Config", "define_flags", "from_flags"]
 
 SEED_AXES = ("sequential", "vmap")
+# Of the trainings that choose a step size: no trial of a run that tunes has this seed.
+TUNING_SEED = 2**30
 COMPUTE_DTYPES = ("float32", "bfloat16")
+SHIFT_MODES = ("constant", "reflect")
+FLIP_KINDS = ("random", "alternating")
 # What is the same for all arms of a run: which data there are, and how many steps are taken.
 _OF_THE_RUN = frozenset(
     {"study", "dataset", "validation_size", "split_seed", "train_size", "epochs", "batch_size"}
@@ -73,14 +77,95 @@ class Config:
     pretrain_epochs: int = _flag(
         3, "Passes over the images of the old classes (fine_tuning).", low=1, study="fine_tuning"
     )
+    augmentations: str = _flag(
+        "flips,alternating_flips,shifts,flips_shifts,cutout,mixup,label_smoothing,test_flips",
+        "Kinds to take besides none; there are reflected, color_jitter, pca_lighting too "
+        "(augmentation).",
+        study="augmentation",
+    )
+    dense_units: int = _flag(
+        128, "Values of the dense hidden layer (dropout).", low=1, study="dropout"
+    )
+    ensemble_sizes: str = _flag(
+        "1,3,5,7", "Networks of each ensemble, from 1 on (ensemble).", study="ensemble"
+    )
+    without: str = _flag(
+        "label_smoothing", "Parts of the recipe to leave out in turn (recipe).", study="recipe"
+    )
+    hidden: int = _flag(64, "Values of a dense hidden layer (head).", low=1, study="head")
+    all_cnn_models: str = _flag(
+        "c", "Models to take, as in a,b,c (pooling_vs_stride).", study="pooling_vs_stride"
+    )
+    all_cnn_batch_norm: bool = _flag(
+        True,
+        "Batch normalisation, which the paper has not (pooling_vs_stride).",
+        study="pooling_vs_stride",
+    )
+    all_cnn_dropout: bool = _flag(
+        False, "The paper's dropout, 20 % and 50 % (pooling_vs_stride).", study="pooling_vs_stride"
+    )
+    canvas_padding: int = _flag(
+        4,
+        "Black pixels put around images before crops of them are taken (translation).",
+        low=0,
+        study="translation",
+    )
+    fractional_filters: int = _flag(
+        8,
+        "Filters of the first layer; the n-th has n times as many (fractional_max_pooling).",
+        low=1,
+        study="fractional_max_pooling",
+    )
+    num_poolings: int = _flag(
+        6, "Fractional poolings (fractional_max_pooling).", low=1, study="fractional_max_pooling"
+    )
+    ratio: float = _flag(
+        2**0.5, "In / out of each of them (fractional_max_pooling).", study="fractional_max_pooling"
+    )
+    fractional_dropout: float = _flag(
+        0.0,
+        "Dropout behind the last hidden layer, in equal steps up to it (fractional_max_pooling).",
+        low=0,
+        study="fractional_max_pooling",
+    )
+    num_grids: int = _flag(
+        12,
+        "Passes whose probabilities are averaged (fractional_max_pooling).",
+        low=1,
+        study="fractional_max_pooling",
+    )
+    num_grid_images: int = _flag(
+        1_000,
+        "Test images of the curve over passes (fractional_max_pooling).",
+        low=1,
+        study="fractional_max_pooling",
+    )
+    depths: str = _flag("8,20,32", "Layers of the networks, 6n + 2 (depth).", study="depth")
+    norms: str = _flag("batch", "batch, none or batch,none (depth).", study="depth")
+    lrn_alpha: float = _flag(
+        0.4,
+        "Alpha of local response normalisation for images of variance one; AlexNet's 1e-4, for "
+        "images of 0 to 255, is about 0.4 (normalisation).",
+        low=0,
+        study="normalisation",
+    )
     epochs: int = _flag(6, "Passes over the training images.", low=1)
     batch_size: int = _flag(50, "Images a step.", low=1)
-    recipe: str = _flag("cosine", "Optimiser: cosine (Nesterov, warm-up) or alexnet (plateau).")
-    learning_rate: float = _flag(0.01, "Peak (cosine) or first (alexnet) step size.")
+    recipe: str = _flag(
+        "cosine",
+        "Optimiser: cosine or onecycle (Nesterov momentum), steps or alexnet (plain momentum, "
+        "a rate that drops at fixed times or at a plateau).",
+    )
+    learning_rate: float = _flag(
+        0.01, "Peak (cosine, onecycle) or first (steps, alexnet) step size."
+    )
     momentum: float = _flag(0.9, "Decay of the velocity, in [0, 1).")
     weight_decay: float = _flag(5e-4, "L2 coefficient, on kernels only.")
     warmup_epochs: float = _flag(1.0, "Length of the linear warm-up (cosine).")
     patience: int = _flag(3, "Epochs without a better validation loss (alexnet).", low=1)
+    peak_fraction: float = _flag(
+        0.25, "Where in the run the rate has its peak, in (0, 1) (onecycle).", later=True
+    )
     tune: str = _flag(
         "",
         "Step sizes of which each arm takes the one with the best validation accuracy, as in "
@@ -93,7 +178,46 @@ class Config:
         later=True,
     )
     shift: int = _flag(2, "Augmentation: random shifts of up to this many pixels.", low=0)
+    shift_mode: str = _flag(
+        "constant",
+        "What shifts bring in: black (constant) or the image mirrored about its border (reflect).",
+        later=True,
+    )
     flip: bool = _flag(False, "Augmentation: random horizontal flips.")
+    flip_kind: str = _flag(
+        "random",
+        "With --flip: drawn anew each time (random), or the other side each epoch (alternating).",
+        later=True,
+    )
+    color_jitter: float = _flag(
+        0.0,
+        "Augmentation: brightness, contrast and saturation by factors of up to 1 plus or minus "
+        "this, at most 1.",
+        low=0,
+        later=True,
+    )
+    pca_lighting: float = _flag(
+        0.0,
+        "Augmentation: a random colour along the principal components, of this many of their "
+        "standard deviations (AlexNet: 0.1).",
+        low=0,
+        later=True,
+    )
+    cutout: int = _flag(
+        0, "Augmentation: a random square of this many pixels a side is masked.", low=0, later=True
+    )
+    mixup: float = _flag(
+        0.0,
+        "Augmentation: pairs of images are mixed, Beta(this, this); 0 for not.",
+        low=0,
+        later=True,
+    )
+    label_smoothing: float = _flag(
+        0.0, "Share of a label's probability that is spread over all classes.", low=0, later=True
+    )
+    tta_flip: bool = _flag(
+        False, "Average the scores of an image and its mirror, on the test set alone.", later=True
+    )
     seeds: int = _flag(5, "Trials of each arm.", low=1)
     first_seed: int = _flag(0, "Seed of the first trial; seed s is paired over the arms.", low=0)
     seed_axis: str = _flag(
@@ -132,8 +256,20 @@ class Config:
                 f"--first_seed={self.first_seed} with --seeds={self.seeds} goes past 2**31 - 1, "
                 "the largest seed"
             )
+        if self.step_sizes() and self.first_seed <= TUNING_SEED < self.first_seed + self.seeds:
+            raise ValueError(
+                f"--tune tunes with seed {TUNING_SEED}, which is among the seeds of --first_seed="
+                f"{self.first_seed} with --seeds={self.seeds}; start from another"
+            )
         check_name("--recipe", self.recipe, RECIPES)
         check_name("--seed_axis", self.seed_axis, SEED_AXES)
+        check_name("--shift_mode", self.shift_mode, SHIFT_MODES)
+        check_name("--flip_kind", self.flip_kind, FLIP_KINDS)
+        if self.color_jitter > 1 or self.label_smoothing >= 1:
+            raise ValueError(
+                "--color_jitter must be at most 1 and --label_smoothing below 1, got "
+                f"{self.color_jitter} and {self.label_smoothing}"
+            )
         check_name("--compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         self.optimization()
 
@@ -146,7 +282,31 @@ class Config:
             weight_decay=self.weight_decay,
             warmup_epochs=self.warmup_epochs,
             patience=self.patience,
+            peak_fraction=self.peak_fraction,
         )
+
+    def step_sizes(self) -> tuple[float, ...]:
+        """The step sizes that --tune names, in its order; none without it.
+
+        Raises:
+          ValueError: a text that is not two or more distinct positive numbers.
+
+        >>> Config(tune="0.003,0.01").step_sizes(), Config().step_sizes()
+        ((0.003, 0.01), ())
+        """
+        if not self.tune.strip():
+            return ()
+        try:
+            sizes = tuple(float(part) for part in self.tune.split(","))
+        except ValueError:
+            sizes = ()
+        positive = all(math.isfinite(size) and size > 0 for size in sizes)
+        if len(sizes) < 2 or not positive or len(set(sizes)) < len(sizes):
+            raise ValueError(
+                "--tune must be two or more distinct positive numbers with commas between, as in "
+                f"0.003,0.01,0.03, got {self.tune!r}"
+            )
+        return sizes
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Config":
         """The config of an arm that departs from the run's in some flags.

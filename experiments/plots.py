@@ -1,147 +1,88 @@
-"""The two pictures of a report: every seed with its interval, and the learning curves.
+"""The two pictures of a report: every seed with its interval, and the learning curves."""
 
-`gather` sorts the records of a run into the arms that the pictures and the report show.
-
-Drawn through Matplotlib's objects alone: nothing here touches pyplot, its current figure or its
-choice of backend.
-"""
-
-import io
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cnnjax import stats
+from experiments.comparisons import Arm, Comparison, Run
+from experiments.figure_style import (
+    GREY,
+    decorate,
+    encode_png,
+    new_figure,
+    say,
+    shortened,
+    style,
+    wrapped,
+)
 from experiments.records import Record
 
-__all__ = ["Arm", "accuracy_figure", "curves_figure", "encode_png", "gather"]
-
-# Okabe and Ito's palette, told apart by colour-blind readers; their yellow is too pale for lines
-# on white and black is kept for the axes.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_LINE_STYLES: tuple[Literal["-", "--", "-."], ...] = ("-", "--", "-.")
-_MARKERS = ("o", "s", "^")
-_GREY = "#808080"
+__all__ = ["accuracy_figure", "curves_figure", "encode_png"]
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One arm of a run with the trials that it has so far.
-
-    Attributes:
-      name: its key in the records.
-      title: what to print; no two arms of a run share one.
-      trials: its records by seed, in the order of the seeds.
-    """
-
-    name: str
-    title: str
-    trials: Mapping[int, Record]
-
-    @property
-    def accuracies(self) -> dict[int, float]:
-        """Test accuracy (a fraction) of every completed trial, by seed."""
-        return {
-            seed: trial["metrics"]["test_accuracy"]
-            for seed, trial in self.trials.items()
-            if trial["status"] == "completed" and trial["metrics"] is not None
-        }
-
-    def having(self, status: Literal["completed", "failed"]) -> list[Record]:
-        """The trials that ended with this status."""
-        return [trial for trial in self.trials.values() if trial["status"] == status]
-
-
-def gather(trials: Sequence[Record]) -> list[Arm]:
-    """The planned arms of a run in their order, each with the trials that it has so far.
-
-    Args:
-      trials: at least one record, in any order.
-
-    Returns:
-      One arm for each of `planned_arms`. One without any trial yet goes by its key, as do arms
-      that share a title.
-
-    Raises:
-      ValueError: records of more than one run.
-    """
-    trials = sorted(trials, key=lambda trial: (trial["arm_index"], trial["seed"]))
-    first = trials[0]
-    for name in ("study", "baseline", "planned_arms", "planned_seeds", "config", "num_examples"):
-        for trial in trials:
-            if trial[name] != first[name]:
-                raise ValueError(
-                    f"these records mix two runs: {name} differs between arm {first['arm']!r}, "
-                    f"seed {first['seed']} and arm {trial['arm']!r}, seed {trial['seed']}"
-                )
-    # On one line, and without what would end a cell of a table.
-    titles = {t["arm"]: " ".join(t["arm_title"].split()).replace("|", "/") for t in trials}
-    shared = {title for title in titles.values() if list(titles.values()).count(title) > 1}
-    arms = []
-    for name in first["planned_arms"]:
-        title = titles.get(name, name)
-        title = name if title in shared else title
-        of_arm = {trial["seed"]: trial for trial in trials if trial["arm"] == name}
-        arms.append(Arm(name, title, of_arm))
-    return arms
-
-
-def accuracy_figure(arms: Sequence[Arm], baseline: Arm) -> Figure:
-    """Test accuracy of every seed, and its paired difference from the baseline, arm by arm.
+def accuracy_figure(run: Run) -> Figure:
+    """The outcome of every seed, and its paired difference from the arm's partner, arm by arm.
 
     A row is an arm: a dot a seed, faint lines join the same seed from row to row, and below the
-    dots stand the mean and its 95 % interval (none when n = 1).
+    dots stand the mean and its 95 % interval (none when n = 1). Failed trials are left out.
 
     Args:
-      arms: in the order of the rows from the top; failed trials are left out.
-      baseline: the one of them that the others are compared with.
+      run: its arms are the rows from the top.
 
     Returns:
       A figure of two panels, in percent and in percentage points.
     """
-    accuracies = [arm.accuracies for arm in arms]
-    reference = baseline.accuracies
-    differences: list[dict[int, float]] = [
-        {} if arm is baseline else {s: of_arm[s] - reference[s] for s in of_arm if s in reference}
-        for arm, of_arm in zip(arms, accuracies, strict=True)
-    ]
-    figure = _figure(1.7 + 0.85 * len(arms))
+    arms = run.arms
+    compared = [run.comparison(arm) for arm in arms]
+    outcomes = [arm.outcomes for arm in arms]
+    differences = [{} if c is None else c.differences for c in compared]
+    figure = new_figure(1.7 + 0.85 * len(arms))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.15, 1))
-    _rows(left, accuracies, joined=True)
+    _rows(left, outcomes, joined=True)
     _rows(right, differences, joined=False)
-    counts = [f"n = {len(of_arm)}" for of_arm in accuracies]
-    labels = [f"{_wrapped(arm.title)}\n{n}" for arm, n in zip(arms, counts, strict=True)]
+    counts = [f"n = {len(of_arm)}" for of_arm in outcomes]
+    labels = [f"{wrapped(arm.title)}\n{n}" for arm, n in zip(arms, counts, strict=True)]
     left.set_yticks(range(len(arms)), labels)
     # Rows count from the top.
     left.set_ylim(len(arms) - 0.5, -0.5)
-    left.set_xlabel("test accuracy (%)")
-    left.set_title("Test accuracy: every seed, mean, 95 % interval", fontsize=11)
+    outcome = shortened(run.outcome, 40)
+    left.set_xlabel(f"{outcome} (%)")
+    title = f"{outcome[:1].upper()}{outcome[1:]}: every seed, mean, 95 % interval"
+    left.set_title(title if len(title) < 52 else "Every seed, mean, 95 % interval", fontsize=11)
     right.axvline(0, color="black", linewidth=0.8, zorder=1)
-    right.set_xlabel("difference in test accuracy (percentage points)")
-    right.set_title(f"Paired difference from {_shortened(baseline.title, 24)}", fontsize=11)
-    for row, (arm, of_arm) in enumerate(zip(arms, differences, strict=True)):
-        pairs = "1 pair" if len(of_arm) == 1 else f"{len(of_arm)} pairs"
+    # A long name would run into the other panel's.
+    of_what = f" in {outcome}" if len(outcome) < 18 else ""
+    right.set_xlabel(f"difference{of_what} (percentage points)")
+    partner = "the arm named" if run.partners_differ else shortened(run.baseline.title, 24)
+    right.set_title(f"Paired difference from {partner}", fontsize=11)
+    for row, comparison in enumerate(compared):
         right.annotate(
-            "baseline" if arm is baseline else f"n = {pairs}",
+            _beside(run, arms[row], comparison),
             (1, row),
             xycoords=right.get_yaxis_transform(),
             xytext=(6, 0),
             textcoords="offset points",
             verticalalignment="center",
             fontsize=8,
-            color=_GREY,
+            color=GREY,
         )
     return figure
+
+
+def _beside(run: Run, arm: Arm, comparison: Comparison | None) -> str:
+    """What stands at the end of an arm's row of differences."""
+    if comparison is None:
+        return "baseline" if arm is run.baseline else "compared\nwith none"
+    n = len(comparison.differences)
+    pairs = "n = 1 pair" if n == 1 else f"n = {n} pairs"
+    return f"from {wrapped(comparison.against.title)}\n{pairs}" if run.partners_differ else pairs
 
 
 def curves_figure(arms: Sequence[Arm]) -> Figure:
@@ -157,20 +98,20 @@ def curves_figure(arms: Sequence[Arm]) -> Figure:
     Returns:
       A figure of two panels, accuracy in percent and the loss (nats) on a logarithmic axis.
     """
-    figure = _figure(4.6 + 0.25 * math.ceil(len(arms) / 2))
+    figure = new_figure(4.6 + 0.25 * math.ceil(len(arms) / 2))
     left, right = figure.subplots(1, 2)
     # The limits come first, as crosses beyond them move to the edge.
     _limit_curves(left, right, arms)
     handles = []
     for index, arm in enumerate(arms):
-        colour, line_style = _COLOURS[index % 7], _LINE_STYLES[index // 7 % 3]
-        label = f"{_shortened(arm.title, 56)} (n = {len(arm.accuracies)})"
+        colour, line_style, _ = style(index)
+        label = f"{shortened(arm.title, 56)} (n = {len(arm.accuracies)})"
         handles.append(Line2D([], [], color=colour, ls=line_style, linewidth=2, label=label))
         _draw_curves(left, arm, "validation_accuracy", 100, colour, line_style)
         _draw_curves(right, arm, "train_loss", 1, colour, line_style)
     if any(arm.having("failed") for arm in arms):
         label = "failed trial, to its last measured epoch"
-        handles.append(Line2D([], [], color=_GREY, linestyle=":", marker="x", label=label))
+        handles.append(Line2D([], [], color=GREY, linestyle=":", marker="x", label=label))
     left.set_ylabel("validation accuracy (%)")
     right.set_ylabel("training loss (nats)")
     left.set_title("Validation accuracy: mean (thick), seeds (thin)", fontsize=11)
@@ -178,28 +119,9 @@ def curves_figure(arms: Sequence[Arm]) -> Figure:
     for axes in (left, right):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        _decorate(axes)
+        decorate(axes)
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
-
-
-def encode_png(figure: Figure, dots_per_inch: int = 150) -> bytes:
-    """The figure as the bytes of a PNG file; the same figure gives the same bytes.
-
-    Args:
-      figure: a figure of this module.
-      dots_per_inch: resolution.
-    """
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    # Matplotlib's own stamp would change the file with its version.
-    figure.savefig(buffer, format="png", dpi=dots_per_inch, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _figure(height: float) -> Figure:
-    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
-    return Figure(figsize=(11, height), layout=layout)
 
 
 def _rows(axes: Axes, values: Sequence[Mapping[int, float]], *, joined: bool) -> None:
@@ -211,12 +133,12 @@ def _rows(axes: Axes, values: Sequence[Mapping[int, float]], *, joined: bool) ->
         having = [row for row, of_arm in enumerate(values) if seed in of_arm]
         across = [100 * values[row][seed] for row in having]
         down = [row + heights[seed] for row in having]
-        axes.plot(across, down, color=_GREY, linewidth=0.7, alpha=0.4, zorder=1)
+        axes.plot(across, down, color=GREY, linewidth=0.7, alpha=0.4, zorder=1)
     for row, of_arm in enumerate(values):
         if not of_arm:
             continue
         percent = [100 * value for value in of_arm.values()]
-        colour, marker = _COLOURS[row % 7], _MARKERS[row // 7 % 3]
+        colour, _, marker = style(row)
         down = [row + heights[seed] for seed in of_arm]
         axes.plot(percent, down, ls="", marker=marker, ms=5, color=colour, alpha=0.75, zorder=2)
         interval = stats.mean_interval(percent)
@@ -236,10 +158,10 @@ def _rows(axes: Axes, values: Sequence[Mapping[int, float]], *, joined: bool) ->
     # Plain numbers: an offset such as "+9.7e1" in the corner is easily missed.
     axes.ticklabel_format(axis="x", useOffset=False, style="plain")
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    _decorate(axes)
+    decorate(axes)
     if not any(values):
         axes.set_xticks([])
-        _say(axes, "no completed trials" if joined else "no completed pairs")
+        say(axes, "no completed trials" if joined else "no completed pairs")
 
 
 def _limit_curves(left: Axes, right: Axes, arms: Sequence[Arm]) -> None:
@@ -256,7 +178,7 @@ def _limit_curves(left: Axes, right: Axes, arms: Sequence[Arm]) -> None:
         low = max(float(later.min()) - 0.6 * margin, float(every.min()) - 0.1 * margin)
         left.set_ylim(low, float(every.max()) + 0.08 * margin)
     else:
-        _say(left, "no measured epochs")
+        say(left, "no measured epochs")
     losses = _finite([_curve(trial, "train_loss", 1)[1] for trial in chosen])
     losses = losses[losses > 0]
     if losses.size:
@@ -269,7 +191,7 @@ def _limit_curves(left: Axes, right: Axes, arms: Sequence[Arm]) -> None:
             right.yaxis.set_minor_formatter(plain)
             right.tick_params(axis="y", which="minor", labelsize=8)
     else:
-        _say(right, "no measured epochs")
+        say(right, "no measured epochs")
     epochs = [point["epoch"] for trial in chosen for point in trial["curve"]]
     for axes in (left, right):
         margin = 0.5 if not epochs else max(0.5, 0.03 * (max(epochs) - min(epochs)))
@@ -282,7 +204,7 @@ def _draw_curves(
     name: str,
     scale: float,
     colour: str,
-    line_style: Literal["-", "--", "-."],
+    line_style: Any,
 ) -> None:
     curves = [_curve(trial, name, scale) for trial in arm.having("completed")]
     # Many thin lines on one another would hide the means.
@@ -327,29 +249,3 @@ def _mean_curve(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.nda
     shared = sorted(epoch for epoch, values in by_epoch.items() if len(values) == len(curves))
     means = [math.fsum(by_epoch[epoch]) / len(curves) for epoch in shared]
     return np.array(shared), np.array(means)
-
-
-def _decorate(axes: Axes) -> None:
-    axes.grid(True, color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _say(axes: Axes, text: str) -> None:
-    box = {"facecolor": "white", "edgecolor": "none"}
-    where = axes.transAxes
-    axes.text(0.5, 0.5, text, transform=where, ha="center", va="center", color=_GREY, bbox=box)
-
-
-def _plain(text: str) -> str:
-    """Text in which Matplotlib sees no formula."""
-    return text.replace("$", r"\$")
-
-
-def _shortened(text: str, width: int) -> str:
-    return _plain(text if len(text) <= width else text[: width - 1].rstrip() + "…")
-
-
-def _wrapped(text: str) -> str:
-    return _plain("\n".join(textwrap.wrap(text, 24, max_lines=3, placeholder=" …") or [text]))

@@ -27,6 +27,7 @@ __all__ = [
     "NumExamples",
     "PretrainingMetrics",
     "Record",
+    "TuningRecord",
     "append",
     "read",
     "repair",
@@ -75,6 +76,15 @@ class PretrainingMetrics(TypedDict):
     test_loss: float | None
 
 
+class TuningRecord(TypedDict):
+    """How the arm's step size was chosen: the last validation accuracies, null where it failed."""
+
+    seed: int
+    learning_rates: list[float]
+    validation_accuracies: list[float | None]
+    chosen: float | None
+
+
 class CurvePoint(TypedDict):
     """One point of the learning curve, measured after `epoch` epochs, which are `step` steps."""
 
@@ -102,12 +112,11 @@ class Record(TypedDict):
     """One finished trial, self-contained: a report needs nothing but these.
 
     `account` maps column names, in the order to print them, to what the arm sees and costs; it
-    has the same columns in every arm. `config` holds all the flags of the run. `headline_arm`
-    names the arm that the verdict is about; without it that is the first after the baseline.
-    `against` names the arm that this one is compared with, itself for none; without it that is the
-    baseline. `outcome` is what they are compared by, `metrics["outcome"]` or without one the test
-    accuracy. `published` is the literature's claim, `published_order` what it says of this arm against
-    that one. `settings` are the flags in which the arm departs from `config`.
+    has the same columns in every arm. `config` holds all flags of the run, `settings` those that
+    the arm departs in. `headline_arm` names the arm that the verdict is about, by default the
+    first after the baseline, `against` the one that this arm is compared with, by default the
+    baseline, itself for none. `outcome` is what they are compared by, `metrics["outcome"]` or else
+    the test accuracy. `published` is the literature's claim, `published_order` that of this arm.
     """
 
     schema: int
@@ -135,15 +144,16 @@ class Record(TypedDict):
     metrics: Metrics | None
     measurements: NotRequired[Mapping[str, Measurement]]
     pretraining: NotRequired[PretrainingMetrics]
+    tuning: NotRequired[TuningRecord]
     published: NotRequired[str]
     published_order: NotRequired[Literal["", "higher", "lower", "level"]]
     curve: list[CurvePoint]
 
 
+_TEXTS = ("study", "question", "arm", "arm_title", "baseline", "differs_in", "command", "status")
 _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("schema", "arm_index", "seed"), (int,)),
-    **dict.fromkeys(("study", "question", "arm", "arm_title", "baseline"), (str,)),
-    **dict.fromkeys(("differs_in", "command", "status"), (str,)),
+    **dict.fromkeys(_TEXTS, (str,)),
     **dict.fromkeys(("account", "config", "num_examples"), (dict,)),
     **dict.fromkeys(("limits", "planned_seeds", "planned_arms", "curve"), (list,)),
     **dict.fromkeys(("failure", "metrics"), (dict, type(None))),
@@ -154,8 +164,7 @@ def validate(record: Mapping[str, Any]) -> None:
     """Check that `record` has the fields, types and consistency that `Record` promises.
 
     Args:
-      record: a record before it is written or after it was read. Fields beyond those of
-        `Record` are allowed.
+      record: before it is written or after it was read; it may have other fields too.
 
     Raises:
       ValueError: naming the field, what was expected and what came.
@@ -187,12 +196,12 @@ def validate(record: Mapping[str, Any]) -> None:
         _need("curve", point, CurvePoint.__required_keys__)
     if record["status"] == "completed":
         _need("metrics", record["metrics"], Metrics.__required_keys__)
-        accuracy = record["metrics"]["test_accuracy"]
-        if not 0 <= accuracy <= 1:
-            raise ValueError(
-                f"metrics: test_accuracy is a fraction from 0 to 1, got {accuracy}; a trial "
-                'without one has status "failed"'
-            )
+        for name in ("test_accuracy", "outcome"):
+            if not 0 <= record["metrics"].get(name, 0.0) <= 1:
+                raise ValueError(
+                    f"metrics: {name} is a fraction from 0 to 1, got {record['metrics'][name]}; a "
+                    'trial without one has status "failed"'
+                )
     elif record["status"] == "failed":
         _need("failure", record["failure"], Failure.__required_keys__, (int, str))
     else:
@@ -203,10 +212,9 @@ def append(path: str | os.PathLike[str], record: Record) -> None:
     """Add one line to the file and bring it to the disk, or leave the file as it was.
 
     The line is canonical: keys sorted (the account keeps its order of columns), no spaces,
-    floats as Python's shortest text that reads back to the same bits, ASCII alone. In `metrics`
-    and `curve` a number that is not finite is written as the string "NaN", "Infinity" or
-    "-Infinity", and `read` turns it back. A last line that was cut off is repaired first. Only
-    one process may append at a time.
+    floats as Python's shortest text that reads back to the same bits, ASCII alone. A measured
+    number that is not finite is written as the string "NaN", "Infinity" or "-Infinity", and `read`
+    turns it back. A last line that was cut off is repaired first. One process alone may append.
 
     Args:
       path: the file; made when missing, its directory is not.
@@ -254,14 +262,13 @@ def read(path: str | os.PathLike[str]) -> tuple[list[Record], str | None]:
 def repair(path: str | os.PathLike[str]) -> str | None:
     """Cut a broken last line off the file; give a whole one the line feed that it may lack.
 
-    The file is shortened in place by one system call, which no crash can halve and which works
-    on a full disk, where a repaired copy could not be written.
+    It is shortened in place by one system call, which no crash can halve and a full disk allows.
 
     Args:
       path: the file.
 
     Returns:
-      What was dropped, as `read` says it, or None; an added line feed is not worth a word.
+      What was dropped, as `read` says it, or None.
 
     Raises:
       ValueError: as `read`; then the file is left alone.

@@ -1,80 +1,41 @@
 """Draw a run's report from its records alone: python -m experiments.report RUN_DIR.
 
-Writes REPORT.md, accuracy.png and curves.png into the run directory. Nothing but runs.jsonl is
-needed (environment.json is quoted at the end when it is there), and the same records give the
-same text, byte for byte, however often it is drawn.
+Writes REPORT.md with its pictures, report.html and records.parquet into the run directory. Nothing
+but runs.jsonl is needed (environment.json is quoted and arms.json drawn where they are there), and
+the same records give the same files, byte for byte, however often they are drawn.
 """
 
 import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app
+from matplotlib.figure import Figure
 
 from cnnjax import stats
 from cnnjax.files import write_atomically
-from experiments import plots, records
-from experiments.names import column_title
-from experiments.plots import Arm
+from experiments import html_report, measurement_plots, plots, records, tidy
+from experiments.comparisons import Run, gather
+from experiments.markdown import cell, number, ratio, table, title
+from experiments.measurements import measured_by
 from experiments.records import Record
+from experiments.result_tables import (
+    measurement_sections,
+    named,
+    result_section,
+    settings_cell,
+    tuning_limits,
+    tuning_section,
+)
+from experiments.wording import capitalized, upper_first
 
-__all__ = ["Comparison", "compare", "draw", "main", "verdict"]
+__all__ = ["compose", "draw", "main", "verdict"]
 
-_CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What a paired comparison says.
-
-    Attributes:
-      difference: in fractions, or None when no seed is completed in both arms.
-      word: for a table: "higher", "lower", "not resolved", "no interval" or "no pairs".
-      sentence: the same in full, without a full stop.
-    """
-
-    difference: stats.PairedDifference | None
-    word: str
-    sentence: str
-
-
-def compare(arm: Arm, baseline: Arm) -> Comparison:
-    """Compare test accuracies over the seeds that both arms completed.
-
-    An arm counts as better only where the 95 % interval of the paired difference excludes 0 and
-    there was a spread to make an interval from.
-
-    Args:
-      arm: the arm.
-      baseline: the arm that it is compared with.
-    """
-    ours, theirs = arm.accuracies, baseline.accuracies
-    seeds = sorted(ours.keys() & theirs.keys())
-    n = len(seeds)
-    if n == 0:
-        text = f"no verdict on {arm.title} against {baseline.title}"
-        return Comparison(None, "no pairs", f"{text}: no seed is completed in both")
-    difference = stats.paired_difference(
-        [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds], _CONFIDENCE
-    )
-    mean, low, high = _same_digits(difference.mean, difference.low, difference.high)
-    interval = f"95 % interval [{low}, {high}]"
-    differs = f"{arm.title} differs from {baseline.title} by {mean} points of test accuracy"
-    if n == 1:
-        word, text = "no interval", f"{differs}, and one seed gives no interval"
-    elif _no_spread(difference):
-        word, text = "not resolved", f"{differs} in every seed, which leaves no spread to judge by"
-    elif not difference.resolved:
-        word, text = "not resolved", f"{differs}, {interval}"
-    else:
-        word, verb = ("higher", "beats") if difference.mean > 0 else ("lower", "falls behind")
-        text = f"{arm.title} {verb} {baseline.title} by {mean[1:]} points of test accuracy"
-        return Comparison(difference, word, f"{text}, {interval}, n={n}")
-    return Comparison(difference, word, f"not resolved at n={n}: {text}")
+# With more arms than this a table has a row for each, not a column.
+_MOST_COLUMNS = 6
 
 
 def verdict(trials: Sequence[Record]) -> str:
@@ -86,19 +47,11 @@ def verdict(trials: Sequence[Record]) -> str:
     Raises:
       ValueError: records of more than one run.
     """
-    record, arms = trials[0], plots.gather(trials)
-    baseline = next(arm for arm in arms if arm.name == record["baseline"])
-    others = [arm for arm in arms if arm is not baseline]
-    if not others:
-        return "No verdict: the run has no arm besides its baseline."
-    headline = next((arm for arm in others if arm.name == record.get("headline_arm")), others[0])
-    sentence = compare(headline, baseline).sentence
-    unfinished = len(trials) < len(arms) * len(record["planned_seeds"])
-    return _sentence(f"so far, {sentence}" if unfinished else sentence)
+    return gather(trials).verdict
 
 
 def draw(run_dir: str | os.PathLike[str]) -> Path:
-    """Draw REPORT.md, accuracy.png and curves.png from the directory's runs.jsonl.
+    """Draw REPORT.md, its pictures, report.html and records.parquet from runs.jsonl.
 
     Args:
       run_dir: the run directory; the files are replaced, each at one stroke.
@@ -113,6 +66,31 @@ def draw(run_dir: str | os.PathLike[str]) -> Path:
       OSError: the directory cannot be read or written.
     """
     run_dir = Path(run_dir)
+    text, pictures = compose(run_dir)
+    for name, figure in pictures.items():
+        write_atomically(run_dir / name, plots.encode_png(figure))
+    html_report.draw(run_dir, text, pictures)
+    trials, _ = records.read(run_dir / "runs.jsonl")
+    # Arm by arm, in whatever order the lines are.
+    rows = [tidy.to_row(trial) for trial in gather(trials).trials]
+    tidy.write(run_dir, rows, lines=False)
+    report = run_dir / "REPORT.md"
+    write_atomically(report, text)
+    return report
+
+
+def compose(run_dir: Path) -> tuple[str, dict[str, Figure]]:
+    """The report of a run directory, not yet written.
+
+    Args:
+      run_dir: the run directory.
+
+    Returns:
+      The text of REPORT.md, and its figures by the names of the files that it shows.
+
+    Raises:
+      FileNotFoundError: as `draw`, which also tells of the other errors.
+    """
     path = run_dir / "runs.jsonl"
     if not path.is_file():
         what = "holds no runs.jsonl" if run_dir.is_dir() else "is not a directory"
@@ -120,46 +98,44 @@ def draw(run_dir: str | os.PathLike[str]) -> Path:
     trials, dropped = records.read(path)
     if not trials:
         raise ValueError(f"{path} holds no finished trial yet; draw the report after the first")
-    arms = plots.gather(trials)
-    # Not the file's first: the text must not hang on the order in which trials finished.
-    first = next(trial for arm in arms for trial in arm.trials.values())
-    baseline = next(arm for arm in arms if arm.name == first["baseline"])
-    accuracy, curves = plots.accuracy_figure(arms, baseline), plots.curves_figure(arms)
-    write_atomically(run_dir / "accuracy.png", plots.encode_png(accuracy))
-    write_atomically(run_dir / "curves.png", plots.encode_png(curves))
+    run = gather(trials)
+    measured = measured_by(run)
+    pictures = {
+        "accuracy.png": plots.accuracy_figure(run),
+        "curves.png": plots.curves_figure(run.arms),
+        **{of.file: measurement_plots.measurement_figure(run, of) for of in measured},
+    }
     lines = [
-        *_head(first, arms, baseline, None if dropped is None else dropped.split(": ", 1)[1]),
-        *_account(arms, baseline),
-        *_results(arms, baseline),
-        *_failures(arms),
-        *_raw_values(arms, first),
-        *_limits(first, arms, baseline),
-        *_run_again(first, run_dir),
+        *_head(run, None if dropped is None else dropped.split(": ", 1)[1]),
+        *_account(run),
+        *result_section(run),
+        *measurement_sections(run, measured),
+        *tuning_section(run),
+        *_failures(run),
+        *_raw_values(run),
+        *_limits(run),
+        *_run_again(run.first, run_dir),
     ]
-    report = run_dir / "REPORT.md"
-    write_atomically(report, "\n".join(lines).rstrip("\n") + "\n")
-    return report
+    return "\n".join(lines).rstrip("\n") + "\n", pictures
 
 
-def _head(first: Record, arms: Sequence[Arm], baseline: Arm, dropped: str | None) -> list[str]:
-    others = [arm for arm in arms if arm is not baseline]
-    trials = [trial for arm in arms for trial in arm.trials.values()]
-    num_planned = len(arms) * len(first["planned_seeds"])
-    lines = [f"# {_cell(first['question'])}", "", f"**{verdict(trials)}**", ""]
-    if len(trials) < num_planned:
-        count = f"{len(trials)} of {num_planned} trials are in"
+def _head(run: Run, dropped: str | None) -> list[str]:
+    first, trials = run.first, run.trials
+    lines = [f"# {cell(first['question'])}", "", f"**{run.verdict}**", ""]
+    if len(trials) < run.num_planned:
+        count = f"{len(trials)} of {run.num_planned} trials are in"
         lines += [f"{count}; this is a report on an unfinished run.", ""]
     if dropped is not None:
         lines += [f"runs.jsonl: {dropped}; its trial counts as not yet run.", ""]
-    num_failed = sum(len(arm.having("failed")) for arm in arms)
+    num_failed = sum(len(arm.having("failed")) for arm in run.arms)
     if num_failed:
         count = "1 trial" if num_failed == 1 else f"{num_failed} trials"
         lines += [f"{count} failed, left out of every mean and listed below.", ""]
-    if len(others) > 1:
-        lines += [f"- {_sentence(compare(arm, baseline).sentence)}" for arm in others] + [""]
+    if len(run.comparisons) > 1:
+        lines += [*(f"- {capitalized(c.sentence)}" for c in run.comparisons), ""]
     examples, num_seeds = first["num_examples"], len(first["planned_seeds"])
     lines += [
-        f"Study `{first['study']}`: {len(arms)} arms, {num_seeds} paired "
+        f"Study `{first['study']}`: {len(run.arms)} arms, {num_seeds} paired "
         f"{'seed' if num_seeds == 1 else 'seeds'} each; {examples['train']:,} training, "
         f"{examples['validation']:,} validation and {examples['test']:,} test images.",
         "",
@@ -167,7 +143,8 @@ def _head(first: Record, arms: Sequence[Arm], baseline: Arm, dropped: str | None
     return lines
 
 
-def _account(arms: Sequence[Arm], baseline: Arm) -> list[str]:
+def _account(run: Run) -> list[str]:
+    arms, baseline = run.arms, run.baseline
     known = {arm.name: next(iter(arm.trials.values())) for arm in arms if arm.trials}
     accounts = {name: trial["account"] for name, trial in known.items()}
     columns = list(dict.fromkeys(column for account in accounts.values() for column in account))
@@ -178,118 +155,84 @@ def _account(arms: Sequence[Arm], baseline: Arm) -> list[str]:
     equal = [c for c in columns if all(value == values[c][0] for value in values[c])]
     unequal = [column for column in columns if column not in equal]
     if len(accounts) > 1:
-        named = ", ".join(f"{_title(column)} {_number(values[column][0])}" for column in equal)
-        differing = ", ".join(f"**{_title(column)}**" for column in unequal)
-        lines += [f"Held equal in every arm: {named or 'nothing'}.", ""]
+        same = ", ".join(f"{title(column)} {number(values[column][0])}" for column in equal)
+        differing = ", ".join(f"**{title(column)}**" for column in unequal)
+        lines += [f"Held equal in every arm: {same or 'nothing'}.", ""]
         lines += [f"Not held equal: {differing or 'nothing'}.", ""]
-    header = [
-        f"**{_title(column)}**" if column in unequal else _title(column) for column in columns
-    ]
+    header = [f"**{title(column)}**" if column in unequal else title(column) for column in columns]
+    departing = any(settings_cell(arm) for arm in arms)
     rows = []
     for arm in arms:
         account = accounts.get(arm.name, {})
         cells = []
         for column in columns:
             value, reference = account.get(column), accounts.get(baseline.name, {}).get(column)
-            ratio = _ratio(value, reference) if column in unequal and arm is not baseline else ""
-            cells.append("–" if value is None else f"{_number(value)}{ratio}")
-        differs_in = _cell(known[arm.name]["differs_in"]) if arm.name in known else "no trial yet"
-        rows.append([_named(arm, baseline), differs_in, *cells])
-    lines += _table(["arm", "differs in", *header], rows, "ll" + "r" * len(columns))
+            times = ratio(value, reference) if column in unequal and arm is not baseline else ""
+            cells.append("–" if value is None else f"{number(value)}{times}")
+        differs_in = cell(known[arm.name]["differs_in"]) if arm.name in known else "no trial yet"
+        rows.append([named(arm, run), differs_in, *cells])
+        if departing:
+            rows[-1].insert(2, settings_cell(arm) or "–")
+    titles = ["arm", "differs in", *(["its own flags"] if departing else [])]
+    lines += table([*titles, *header], rows, "l" * len(titles) + "r" * len(columns))
     if len(accounts) > 1 and baseline.name in accounts and unequal:
         lines += ["Bold columns differ between arms; in brackets, times the baseline's.", ""]
     return lines
 
 
-def _results(arms: Sequence[Arm], baseline: Arm) -> list[str]:
-    rows = []
-    for arm in arms:
-        accuracies = list(arm.accuracies.values())
-        row = [_named(arm, baseline), "–", "–", str(len(accuracies))]
-        if accuracies:
-            interval = stats.mean_interval(accuracies, _CONFIDENCE)
-            row[1] = f"{100 * interval.mean:.2f} %"
-            if interval.n > 1:
-                row[2] = f"[{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
-        if arm is baseline:
-            row += ["–", "–", "–", "–", "baseline"]
-        else:
-            row += _difference_cells(compare(arm, baseline))
-        rows.append(row)
-    header = ["arm", "test accuracy", "95 % interval", "n"]
-    header += ["difference, points", "95 % interval", "pairs", "p", "verdict"]
-    return [
-        "## Results",
-        "",
-        *_table(header, rows, "lrrrrrrrl"),
-        "Means over seeds with Student's t intervals. Differences are in percentage points from "
-        f"{baseline.title}, over the seeds that both completed; p is that of the paired t test.",
-        "",
-        "![Test accuracy of every seed, and paired differences](accuracy.png)",
-        "",
-        "![Learning curves](curves.png)",
-        "",
-    ]
-
-
-def _difference_cells(comparison: Comparison) -> list[str]:
-    difference = comparison.difference
-    if difference is None:
-        return ["–", "–", "0", "–", comparison.word]
-    mean, low, high = _same_digits(difference.mean, difference.low, difference.high)
-    if difference.n == 1 or _no_spread(difference):
-        return [mean, "–", str(difference.n), "–", comparison.word]
-    p_value = "< 0.001" if difference.p_value < 0.001 else f"{difference.p_value:.3f}"
-    return [mean, f"[{low}, {high}]", str(difference.n), p_value, comparison.word]
-
-
-def _failures(arms: Sequence[Arm]) -> list[str]:
+def _failures(run: Run) -> list[str]:
     rows = [
-        [arm.title, str(seed), f"{trial['failure']['step']:,}", _cell(trial["failure"]["reason"])]
-        for arm in arms
+        [arm.title, str(seed), f"{trial['failure']['step']:,}", cell(trial["failure"]["reason"])]
+        for arm in run.arms
         for seed, trial in arm.trials.items()
         if trial["failure"] is not None
     ]
-    table = _table(["arm", "seed", "step", "reason"], rows, "lrrl")
-    return ["## Failed trials", "", *table] if rows else []
+    lines = table(["arm", "seed", "step", "reason"], rows, "lrrl")
+    return ["## Failed trials", "", *lines] if rows else []
 
 
-def _raw_values(arms: Sequence[Arm], first: Record) -> list[str]:
-    digits = 2 if first["num_examples"]["test"] <= 10_000 else 3
+def _raw_values(run: Run) -> list[str]:
+    digits = 2 if run.first["num_examples"]["test"] <= 10_000 else 3
     rows = []
-    for seed in first["planned_seeds"]:
+    seeds = run.first["planned_seeds"]
+    for seed in seeds:
         row = [str(seed)]
-        for arm in arms:
+        for arm in run.arms:
             trial = arm.trials.get(seed)
             if trial is None:
                 row.append("not yet run")
             elif trial["failure"] is not None:
                 row.append(f"failed at step {trial['failure']['step']:,}")
+            elif seed in arm.outcomes:
+                row.append(f"{100 * arm.outcomes[seed]:.{digits}f}")
             else:
-                row.append(f"{100 * arm.accuracies[seed]:.{digits}f}")
+                row.append("–")
         rows.append(row)
-    header = ["seed", *(arm.title for arm in arms)]
-    table = _table(header, rows, "r" * len(header))
-    return ["## Every seed", "", "Test accuracy in percent.", "", *table]
+    header = ["seed", *(arm.title for arm in run.arms)]
+    alignment = "r" * len(header)
+    if len(run.arms) > max(_MOST_COLUMNS, len(seeds)):
+        header, *rows = [list(column) for column in zip(header, *rows, strict=True)]
+        header = ["arm", *(f"seed {seed}" for seed in seeds)]
+        alignment = "l" + "r" * len(seeds)
+    lines = table(header, rows, alignment)
+    return ["## Every seed", "", f"{upper_first(run.outcome)} in percent.", "", *lines]
 
 
-def _limits(first: Record, arms: Sequence[Arm], baseline: Arm) -> list[str]:
-    limits = [_cell(limit) for limit in first["limits"]]
-    counts = [len(arm.accuracies) for arm in arms if arm.accuracies]
+def _limits(run: Run) -> list[str]:
+    limits = [*(cell(limit) for limit in run.first["limits"]), *tuning_limits(run)]
+    counts = [len(arm.outcomes) for arm in run.arms if arm.outcomes]
     if counts and min(counts) < 10:
         limits.append(
             f"Few seeds (n={min(counts)} in the smallest arm): Student's t takes differences as "
             "normally distributed, which so few cannot show."
         )
-    others = [arm for arm in arms if arm is not baseline]
-    num_compared = sum(compare(arm, baseline).difference is not None for arm in others)
-    if num_compared > 1:
+    if any(comparison.num_comparisons > 1 for comparison in run.comparisons):
         limits.append(
-            f"{num_compared} comparisons, each at 95 %, not adjusted for their number: were there "
-            f"no difference at all, one or more would still come out resolved in up to "
-            f"{min(100, 5 * num_compared)} % of such runs."
+            "Each interval is at 95 % and is not widened for their number; the verdicts are "
+            "corrected for it (Holm): were there no difference at all, at most 5 % of such runs "
+            "would call any arm higher or lower."
         )
-    accuracies, num_test = baseline.accuracies, first["num_examples"]["test"]
+    accuracies, num_test = run.baseline.accuracies, run.first["num_examples"]["test"]
     if accuracies and num_test > 0:
         mean = sum(accuracies.values()) / len(accuracies)
         half_width = 196 * math.sqrt(mean * (1 - mean) / num_test)
@@ -298,86 +241,32 @@ def _limits(first: Record, arms: Sequence[Arm], baseline: Arm) -> list[str]:
             f"of {num_test:,}, and at {100 * mean:.1f} % an accuracy on as many fresh images "
             f"varies by about ±{half_width:.1f} points (binomial, 95 %)."
         )
-    if any(arm.having("failed") for arm in arms):
+    if any(arm.having("failed") for arm in run.arms):
         limits.append("Failed trials are left out of the means, which flatters an arm that fails.")
-    intervals = [stats.mean_interval(arm.accuracies.values()) for arm in arms if arm.accuracies]
+    intervals = [stats.mean_interval(arm.outcomes.values()) for arm in run.arms if arm.outcomes]
     if any(interval.high > 1 or interval.low < 0 for interval in intervals):
         limits.append("An interval past 0 or 100 % is Student's t not knowing where accuracy ends.")
-    return ["## Limits", "", *(f"- {_sentence(limit)}" for limit in limits), ""]
+    return ["## Limits", "", *(f"- {capitalized(limit)}" for limit in limits), ""]
 
 
 def _run_again(first: Record, run_dir: Path) -> list[str]:
-    flags = [[f"`{name}`", _cell(json.dumps(value))] for name, value in first["config"].items()]
+    flags = [[f"`{name}`", cell(json.dumps(value))] for name, value in first["config"].items()]
     lines = ["## To run it again", "", "```", first["command"], "```", ""]
     lines += [
         "Where the data set does not lie in the default directory of TFDS, add `--data_dir`. "
         "`RUN_DIR/resolved.flags` is the same run as a flagfile, with its directories; "
         "`python -m experiments.report RUN_DIR` draws this report again from `runs.jsonl` alone.",
         "",
-        *_table(["flag", "value"], flags, "ll"),
+        *table(["flag", "value"], flags, "ll"),
     ]
     try:
         environment = json.loads((run_dir / "environment.json").read_text("utf-8"))
     except FileNotFoundError:
         return lines
     except (OSError, ValueError) as error:
-        return [*lines, f"environment.json cannot be read: {_cell(str(error))}"]
+        return [*lines, f"environment.json cannot be read: {cell(str(error))}"]
     text = json.dumps(environment, indent=2, sort_keys=True, ensure_ascii=False)
     return [*lines, "## Where it ran", "", "```json", text, "```", ""]
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], alignment: str) -> list[str]:
-    """A Markdown table and the empty line after it; `alignment` is "l" or "r" a column."""
-    rules = ["---:" if letter == "r" else "---" for letter in alignment]
-    return [*(f"| {' | '.join(cells)} |" for cells in (header, rules, *rows)), ""]
-
-
-def _named(arm: Arm, baseline: Arm) -> str:
-    return f"{arm.title} (baseline)" if arm is baseline else arm.title
-
-
-def _cell(text: str) -> str:
-    """Text on one line that does not end its cell of a table."""
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def _sentence(text: str) -> str:
-    text = text[:1].upper() + text[1:]
-    return text if text.endswith((".", "?", "!")) else f"{text}."
-
-
-def _title(column: str) -> str:
-    return column_title(_cell(column))
-
-
-def _number(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return _cell(str(value))
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
-
-
-def _ratio(value: object, reference: object) -> str:
-    """`value` as a multiple of `reference` in brackets, or nothing where that says nothing."""
-    if not isinstance(value, int | float) or not isinstance(reference, int | float):
-        return ""
-    return f" ({value / reference:.2f}×)" if reference else ""
-
-
-def _no_spread(difference: stats.PairedDifference) -> bool:
-    """Whether every seed differs by the same, which Student's t would call certain.
-
-    Accuracies are counts of images, and a few seeds land on the same count easily.
-    """
-    return difference.std == 0 and difference.mean != 0
-
-
-def _same_digits(*fractions: float) -> list[str]:
-    """Signed percentage points, with digits enough that none but 0 is printed as 0."""
-    for digits in (2, 3, 4):
-        if all(value == 0 or round(100 * value, digits) != 0 for value in fractions):
-            break
-    # Adding 0.0 makes a negative zero positive.
-    return [f"{round(100 * value, digits) + 0.0:+.{digits}f}" for value in fractions]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,7 +1,8 @@
 """The trials of a run: each arm's network compiled once, trained from each seed, and measured."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,14 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from cnnjax.training import Checkpoints, Data, Program, Trial, stack_variables, train
-from experiments.config import Config
+from cnnjax.training import (
+    Checkpoints,
+    Data,
+    Evaluation,
+    Program,
+    Trial,
+    stack_variables,
+    train,
+)
+from experiments.config import TUNING_SEED, Config
 from experiments.programs import make_normalize, make_program
 from experiments.records import SCHEMA, Failure, Record
 from experiments.run_directory import RunDirectory
 from experiments.studies import Arm, Measured, Pretraining, Sets, Study, Trained
+from experiments.tuning import Tuned
 
-__all__ = ["Result", "Trainer", "make_record"]
+__all__ = ["Result", "Trainer", "make_record", "with_step_size"]
 
 _SCORES_BATCH = 500
 
@@ -50,7 +60,7 @@ class Trainer:
           stop: asked now and then whether to save and raise `Interrupted`.
         """
         self._config, self._directory, self._sets, self._stop = config, directory, sets, stop
-        self._compiled: dict[str, _Compiled] = {}
+        self._compiled: dict[tuple[str, float, int], _Compiled] = {}
         self._data: dict[int, Data] = {}
         self._scores: dict[str, Callable[[Any, np.ndarray], np.ndarray]] = {}
 
@@ -75,19 +85,56 @@ class Trainer:
           Interrupted: `stop` said so; the state is saved.
           OSError: a checkpoint could not be written.
         """
+        compiled, given, before = self._prepare(arm, seeds, label, say)
+        trials = self._train(compiled, arm.name, seeds, given, show)
+        return [Result(trial, before.get(trial.seed)) for trial in trials]
+
+    def validate(
+        self,
+        arm: Arm,
+        label: str,
+        say: Callable[[str], None],
+        show: Callable[[float], None] = lambda epochs: None,
+    ) -> float | None:
+        """Validation accuracy that an arm comes to from the tuning seed, or None where it fails.
+
+        The arguments and what is raised are those of `run`. No test image is looked at.
+        """
+        seeds = [TUNING_SEED]
+        compiled, given, before = self._prepare(arm, seeds, label, say)
+        data = compiled.data._replace(
+            test_images=compiled.data.validation_images, test_labels=compiled.data.validation_labels
+        )
+        program: Any = _Untested(compiled.program)
+        untested = compiled._replace(program=program, data=data)
+        step_size = self._config.with_settings(arm.settings).learning_rate
+        (trial,) = self._train(untested, f"tuning/{arm.name}/{step_size}", seeds, given, show)
+        failed = any(t.failed_at is not None for t in (trial, *before.values()))
+        return None if failed else trial.curve[-1].validation_accuracy
+
+    def forget(self, arm: Arm, *, keep: float | None) -> None:
+        """Give back what was compiled for an arm's step sizes, all but one of them."""
+        for name, step_size, num_seeds in list(self._compiled):
+            if name == arm.name and step_size != keep:
+                del self._compiled[name, step_size, num_seeds]
+
+    def _prepare(
+        self, arm: Arm, seeds: list[int], label: str, say: Callable[[str], None]
+    ) -> tuple[_Compiled, Any, dict[int, Trial]]:
+        """The compiled arm, what it starts from, and the pretraining that this comes from."""
         config = self._config.with_settings(arm.settings)
         given: Any = None
         before: dict[int, Trial] = {}
         if arm.initial:
             say(f"{label}, {arm.initial.title}")
             given, before = self._pretrain(arm.initial, seeds)
-        if arm.name not in self._compiled:
+        key = arm.name, config.learning_rate, len(seeds)
+        if key not in self._compiled:
             say(f"compiling {arm.title}")
             sets = arm.sets or self._sets
-            self._compile(arm.name, arm.module, config, sets, config.epochs, seeds, arm.trained)
+            self._compile(key, arm.module, config, sets, config.epochs, arm.trained)
         say(label)
-        trials = self._train(arm.name, seeds, given, show)
-        return [Result(trial, before.get(trial.seed)) for trial in trials]
+        return self._compiled[key], given, before
 
     def measure(self, study: Study, arm: Arm, trial: Trial) -> Measured:
         """What the study measures of a finished trial; nothing of one that failed."""
@@ -109,36 +156,36 @@ class Trainer:
 
     def _compile(
         self,
-        name: str,
+        key: tuple[str, float, int],
         module: nn.Module,
         config: Config,
         sets: Sets,
         num_epochs: int,
-        seeds: Sequence[int],
         trained: tuple[str, ...] | None = None,
     ) -> None:
+        """Compile a network; the key is its name, step size and number of seeds."""
         program = make_program(
             module,
             config,
             sets.training,
             num_epochs=num_epochs,
-            num_seeds=len(seeds),
+            num_seeds=key[-1],
             trained=trained,
         )
         program.compile(len(sets.validation.labels), len(sets.test.labels))
         if id(sets) not in self._data:
             arrays = (jnp.asarray(array) for images in sets for array in images[:2])
             self._data[id(sets)] = Data(*arrays)
-        self._compiled[name] = _Compiled(program, self._data[id(sets)], num_epochs)
+        self._compiled[key] = _Compiled(program, self._data[id(sets)], num_epochs)
 
     def _train(
         self,
+        compiled: _Compiled,
         name: str,
         seeds: list[int],
         given: Any = None,
         show: Callable[[float], None] = lambda epochs: None,
     ) -> list[Trial]:
-        compiled = self._compiled[name]
         return train(
             compiled.program,
             compiled.data,
@@ -156,16 +203,11 @@ class Trainer:
 
         The first arm to ask trains it, the next finds it on the disk.
         """
-        if pretraining.name not in self._compiled:
-            self._compile(
-                pretraining.name,
-                pretraining.module,
-                self._config,
-                pretraining.sets,
-                pretraining.epochs,
-                seeds,
-            )
-        trials = self._train(pretraining.name, seeds)
+        config, sets = self._config, pretraining.sets
+        key = pretraining.name, config.learning_rate, len(seeds)
+        if key not in self._compiled:
+            self._compile(key, pretraining.module, config, sets, pretraining.epochs)
+        trials = self._train(self._compiled[key], pretraining.name, seeds)
         kept = [
             {
                 collection: {
@@ -178,6 +220,20 @@ class Trainer:
             for trial in trials
         ]
         return stack_variables(kept), {trial.seed: trial for trial in trials}
+
+
+class _Untested:
+    """A program whose networks are not tested: tuning must see no result of a test."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._program, name)
+
+    def evaluate(self, variables: Any, images: jax.Array, labels: jax.Array) -> Evaluation:
+        num_seeds = self._program.num_seeds
+        return Evaluation(jnp.full(num_seeds, jnp.nan), jnp.zeros(num_seeds, jnp.int32))
 
 
 def _scorer(
@@ -199,8 +255,19 @@ def _scorer(
     return scores
 
 
+def with_step_size(arm: Arm, step_size: float) -> Arm:
+    """The arm with a step size of its own."""
+    return dataclasses.replace(arm, settings={**arm.settings, "learning_rate": step_size})
+
+
 def make_record(
-    study: Study, arm: Arm, result: Result, measured: Measured, config: Config, sets: Sets
+    study: Study,
+    arm: Arm,
+    result: Result,
+    measured: Measured,
+    config: Config,
+    sets: Sets,
+    tuned: Tuned | None = None,
 ) -> Record:
     """The record of a finished trial.
 
@@ -211,11 +278,15 @@ def make_record(
       measured: what the study measured of it.
       config: the run's.
       sets: the run's data.
+      tuned: how the arm's step size was chosen, if it was.
     """
     trial, before = result
     metrics: Any = None
     failure: Failure | None = None
-    if before is not None and before.failed_at is not None:
+    if tuned is not None and tuned.chosen is None:
+        reason = f"in tuning it failed with each step size of --tune={config.tune}"
+        failure = {"step": 0, "reason": reason}
+    elif before is not None and before.failed_at is not None:
         reason = f"its pretraining failed at step {before.failed_at:,} of its own"
         failure = {"step": 0, "reason": reason}
     elif trial.failed_at is not None:
@@ -276,6 +347,8 @@ def make_record(
     if study.published:
         record["published"] = study.published
         record["published_order"] = arm.published
+    if tuned is not None:
+        record["tuning"] = tuned.as_record()
     if before is not None:
         record["pretraining"] = {
             "test_accuracy": before.test_accuracy,

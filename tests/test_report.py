@@ -4,110 +4,19 @@ import itertools
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
+from made_records import TITLES, draw, make_records, numbers, row_of
 from PIL import Image
 from scipy import stats as scipy_stats
 
-from experiments import plots, records, report
-from experiments.records import Record
+from experiments import comparisons, plots, report
 
 ROOT = Path(__file__).resolve().parent.parent
-TITLES = {
-    "one_7x7": "one 7x7",
-    "5x5_3x3": "5x5 then 3x3",
-    "three_3x3": "three 3x3",
-    "three_3x3_linear": "three 3x3 without the non-linearities between",
-    "three_3x3_wide": "three 3x3 widened to the parameters of the 7x7",
-}
-PARAMETERS = dict(zip(TITLES, (12345, 9000, 8000, 8000, 12400), strict=True))
-
-
-def make_records(
-    accuracies: Mapping[str, Sequence[float | None]],
-    *,
-    not_run: Iterable[tuple[str, int]] = (),
-    **changes: Any,
-) -> list[Record]:
-    """One record an arm and seed; None stands for a trial that failed."""
-    names = list(accuracies)
-    num_seeds = max(map(len, accuracies.values()))
-    made: list[Any] = []
-    for index, (name, of_arm) in enumerate(accuracies.items()):
-        for seed, accuracy in enumerate(of_arm):
-            failed = accuracy is None
-            curve = [
-                {"epoch": epoch, "step": 70 * epoch, "validation_loss": 2.1 / epoch}
-                | {"train_loss": np.nan if failed and epoch == 2 else 2.0 / epoch}
-                | {"validation_accuracy": (accuracy or 0.3) * (1 - 0.5**epoch)}
-                for epoch in range(1, 3 if failed else 5)
-            ]
-            record = {
-                "schema": 1,
-                "study": "stack_vs_large_kernel",
-                "question": "Do three 3x3 layers beat one 7x7 layer that sees the same 7x7?",
-                "arm": name,
-                "arm_index": index,
-                "arm_title": TITLES.get(name, name),
-                "baseline": names[0],
-                "headline_arm": "three_3x3" if "three_3x3" in names else names[-1],
-                "differs_in": "the layers between stem and head" if index else "the baseline",
-                "account": {"receptive_field": 7, "parameters": PARAMETERS.get(name, 12345)}
-                | {"macs": 2345678},
-                "limits": ["learning rate not re-tuned per arm"],
-                "config": {"dataset": "mnist_5k", "seeds": num_seeds},
-                "command": "python -m experiments.ablate --flagfile=configs/some.flags",
-                "planned_seeds": list(range(num_seeds)),
-                "planned_arms": names,
-                "seed": seed,
-                "status": "failed" if failed else "completed",
-                "failure": {"step": 1137, "reason": "the training loss became NaN"}
-                if failed
-                else None,
-                "num_examples": {"train": 3500, "validation": 500, "test": 1000},
-                "metrics": None if failed else {"test_accuracy": accuracy, "test_loss": 0.1},
-                "curve": curve,
-            }
-            if (name, seed) not in set(not_run):
-                made.append(record | changes)
-    return made
-
-
-def draw(run_dir: Path, made: Iterable[Record], *, pictures: bool = False) -> str:
-    """Write the records and draw their report; pictures take most of the time."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    for record in made:
-        records.append(run_dir / "runs.jsonl", record)
-    if pictures:
-        path = report.draw(run_dir)
-    else:
-        with mock.patch.multiple(
-            plots,
-            encode_png=mock.Mock(return_value=b""),
-            accuracy_figure=mock.DEFAULT,
-            curves_figure=mock.DEFAULT,
-        ):
-            path = report.draw(run_dir)
-    assert path == run_dir / "REPORT.md"
-    return path.read_text("utf-8")
-
-
-def row_of(text: str, title: str, *, section: str) -> list[str]:
-    """The cells of the row that begins with `title` in the table of a section."""
-    part = text.split(f"## {section}\n")[1].split("\n## ")[0]
-    (line,) = [line for line in part.splitlines() if line.startswith(f"| {title} |")]
-    return [cell.strip() for cell in line.strip("|").split("|")]
-
-
-def numbers(text: str) -> list[float]:
-    return [float(number) for number in re.findall(r"[-+]?\d+\.\d+", text)]
-
-
+SURE = "How sure the differences are"
 BASE = [0.960, 0.958, 0.966, 0.963, 0.956]
 MUCH_BETTER = [0.968, 0.964, 0.971, 0.972, 0.961]
 NO_CLEARER = [0.961, 0.957, 0.969, 0.962, 0.957]
@@ -120,15 +29,22 @@ def test_numbers_are_those_of_scipy(tmp_path: Path) -> None:
     low, high = scipy_stats.t.interval(0.95, 4, mean, 100 * scipy_stats.sem(MUCH_BETTER))
     assert numbers(cells[1]) == [round(mean, 2)]
     assert numbers(cells[2]) == [round(low, 2), round(high, 2)]
-    assert cells[3] == cells[6] == "5"
+    assert cells[3] == "5"
     test = scipy_stats.ttest_rel(MUCH_BETTER, BASE)
     interval = test.confidence_interval(0.95)
     difference = 100 * np.mean(np.subtract(MUCH_BETTER, BASE))
     assert numbers(cells[4]) == [round(difference, 2)]
     assert numbers(cells[5]) == [round(100 * interval.low, 2), round(100 * interval.high, 2)]
-    assert numbers(cells[7]) == [round(test.pvalue, 3)]
-    assert cells[8] == "higher"
-    assert row_of(text, "one 7x7 (baseline)", section="Results")[4:] == ["–"] * 4 + ["baseline"]
+    assert cells[6] == "higher"
+    assert row_of(text, "one 7x7 (baseline)", section="Results")[4:] == ["–", "–", "baseline"]
+    sure = row_of(text, "three 3x3", section=SURE)
+    assert sure[1] == "5"
+    bootstrap = scipy_stats.bootstrap(
+        (100 * np.subtract(MUCH_BETTER, BASE),), np.mean, rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert numbers(sure[2]) == pytest.approx([bootstrap.low, bootstrap.high], abs=0.03)
+    # One comparison needs no correction.
+    assert numbers(sure[3]) == numbers(sure[4]) == [round(test.pvalue, 3)]
 
 
 def test_verdict_comes_first_and_names_the_winner_when_it_is_resolved(tmp_path: Path) -> None:
@@ -141,7 +57,18 @@ def test_verdict_comes_first_and_names_the_winner_when_it_is_resolved(tmp_path: 
     )
     worse = draw(tmp_path / "worse", make_records({"one_7x7": MUCH_BETTER, "three_3x3": BASE}))
     assert "**Three 3x3 falls behind one 7x7 by 0.66 points of test accuracy" in worse
-    assert row_of(worse, "three 3x3", section="Results")[8] == "lower"
+    assert row_of(worse, "three 3x3", section="Results")[6] == "lower"
+
+
+def seeds_to_resolve(ours: Sequence[float], theirs: Sequence[float]) -> int:
+    """By SciPy's noncentral t, from two pairs upwards."""
+    differences = np.subtract(ours, theirs)
+    effect = abs(differences.mean()) / differences.std(ddof=1)
+    for n in itertools.count(2):
+        t = scipy_stats.t.isf(0.025, n - 1)
+        if scipy_stats.nct.sf(t, n - 1, np.sqrt(n) * effect) >= 0.8:
+            return n
+    raise AssertionError
 
 
 def test_verdict_says_not_resolved_with_n_and_interval(tmp_path: Path) -> None:
@@ -149,7 +76,9 @@ def test_verdict_says_not_resolved_with_n_and_interval(tmp_path: Path) -> None:
     interval = scipy_stats.ttest_rel(NO_CLEARER, BASE).confidence_interval(0.95)
     assert text.splitlines()[2] == (
         "**Not resolved at n=5: three 3x3 differs from one 7x7 by +0.06 points of test accuracy, "
-        f"95 % interval [{100 * interval.low:+.2f}, {100 * interval.high:+.2f}].**"
+        f"95 % interval [{100 * interval.low:+.2f}, {100 * interval.high:+.2f}]; about "
+        f"{seeds_to_resolve(NO_CLEARER, BASE)} seeds would resolve a difference of this size "
+        "(80 % power).**"
     )
 
 
@@ -201,7 +130,8 @@ def test_one_seed_gives_no_interval_and_says_so(tmp_path: Path) -> None:
         "and one seed gives no interval.**"
     )
     cells = row_of(text, "three 3x3", section="Results")
-    assert cells[1:] == ["96.25 %", "–", "1", "+0.25", "–", "1", "–", "no interval"]
+    assert cells[1:] == ["96.25 %", "–", "1", "+0.25", "–", "no interval"]
+    assert SURE not in text
     assert "nan" not in text.lower()
 
 
@@ -222,9 +152,11 @@ def test_failures_are_counted_listed_and_left_out(tmp_path: Path) -> None:
     part = text.split("## Failed trials")[1]
     assert "| three 3x3 | 1 | 1,137 | the training loss became NaN |" in part
     cells = row_of(text, "three 3x3", section="Results")
-    assert (cells[1], cells[3], cells[6]) == ("97.00 %", "3", "3")
+    assert (cells[1], cells[3]) == ("97.00 %", "3")
     paired = scipy_stats.ttest_rel([0.97, 0.98, 0.96], [0.960, 0.966, 0.956])
-    assert numbers(cells[7]) == [round(paired.pvalue, 3)]
+    sure = row_of(text, "three 3x3", section=SURE)
+    assert sure[1] == "3"
+    assert numbers(sure[3]) == [round(paired.pvalue, 3)]
     assert row_of(text, "1", section="Every seed") == ["1", "95.80", "failed at step 1,137"]
     assert "which flatters an arm that fails" in text
 
@@ -233,10 +165,11 @@ def test_pairs_are_the_seeds_that_both_arms_completed(tmp_path: Path) -> None:
     made = make_records(
         {"one_7x7": [None, *BASE[1:]], "three_3x3": MUCH_BETTER}, not_run=[("three_3x3", 4)]
     )
-    cells = row_of(draw(tmp_path, made), "three 3x3", section="Results")
+    text = draw(tmp_path, made)
+    cells, sure = (row_of(text, "three 3x3", section=part) for part in ("Results", SURE))
     test = scipy_stats.ttest_rel(MUCH_BETTER[1:4], BASE[1:4])
-    assert (cells[3], cells[6]) == ("4", "3")
-    assert numbers(cells[7]) == [round(test.pvalue, 3)]
+    assert (cells[3], sure[1]) == ("4", "3")
+    assert numbers(sure[3]) == [round(test.pvalue, 3)]
 
 
 def test_a_trial_that_failed_within_its_first_epoch_is_drawn(tmp_path: Path) -> None:
@@ -254,7 +187,7 @@ def test_all_trials_failed_is_a_report_without_a_verdict(tmp_path: Path) -> None
     )
     assert "**No verdict on three 3x3 against one 7x7: no seed is completed in both.**" in text
     assert row_of(text, "three 3x3", section="Results")[1:] == [
-        *("–", "–", "0", "–", "–", "0", "–", "no pairs")
+        *("–", "–", "0", "–", "–", "no pairs")
     ]
     assert {path.name for path in tmp_path.glob("*.png")} == {"accuracy.png", "curves.png"}
 
@@ -266,7 +199,7 @@ def test_an_unfinished_run_says_how_much_is_in(tmp_path: Path) -> None:
     assert "9 of 15 trials are in; this is a report on an unfinished run." in text
     assert text.splitlines()[2].startswith("**So far, three 3x3 beats one 7x7 by")
     # An arm without any trial yet goes by its key.
-    assert row_of(text, "three_3x3_wide", section="Results")[8] == "no pairs"
+    assert row_of(text, "three_3x3_wide", section="Results")[6] == "no pairs"
     assert row_of(text, "4", section="Every seed")[2:] == ["not yet run", "not yet run"]
 
 
@@ -296,10 +229,9 @@ def test_limits_are_the_studys_and_honest_derived_ones(tmp_path: Path) -> None:
     # 1.96 sqrt(0.9606 x 0.0394 / 1000) in points.
     assert "one test set of 1,000, and at 96.1 %" in limits
     assert "by about ±1.2 points" in limits
-    assert "comparisons" not in limits
+    assert "Holm" not in limits
     five = draw(tmp_path / "five", make_records(dict.fromkeys(TITLES, BASE)))
-    assert "4 comparisons, each at 95 %, not adjusted" in five
-    assert "in up to 20 % of such runs" in five
+    assert "the verdicts are corrected for it (Holm)" in five
     high = draw(tmp_path / "high", make_records({"one_7x7": [1.0, 0.98], "three_3x3": [1.0, 1.0]}))
     assert "Student's t not knowing where accuracy ends" in high
 
@@ -325,7 +257,7 @@ def test_text_from_a_study_cannot_break_the_tables(tmp_path: Path) -> None:
     # Two arms under one title go by their keys.
     assert row_of(text, "three_3x3", section="Results")[1] == "80.00 %"
     assert "| a \\| b c |" in text
-    assert len(row_of(text, "three_3x3", section="Results")) == 9
+    assert len(row_of(text, "three_3x3", section="Results")) == 7
 
 
 @pytest.mark.parametrize(
@@ -349,8 +281,7 @@ def test_pictures_decode_to_a_sensible_size_and_are_not_empty(
 @pytest.mark.parametrize("num_arms", [2, 5, 10])
 def test_labels_of_long_names_do_not_overlap(num_arms: int) -> None:
     names = [f"{arm} " + "a name that is long enough to wrap " * 3 for arm in range(num_arms)]
-    arms = plots.gather(make_records(dict.fromkeys(names, BASE)))
-    figure = plots.accuracy_figure(arms, arms[0])
+    figure = plots.accuracy_figure(comparisons.gather(make_records(dict.fromkeys(names, BASE))))
     figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
     assert len(boxes) == num_arms

@@ -1,6 +1,7 @@
 """Intervals against SciPy's own tests, published tables, Student's own example and simulation."""
 
 import dataclasses
+import itertools
 import math
 import subprocess
 import sys
@@ -9,7 +10,15 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from cnnjax.stats import Interval, PairedDifference, mean_interval, paired_difference
+from cnnjax.stats import (
+    Interval,
+    PairedDifference,
+    bootstrap_interval,
+    holm,
+    mean_interval,
+    paired_difference,
+    pairs_to_resolve,
+)
 
 # Student (1908), "The probable error of a mean": hours of sleep gained by ten patients under two
 # drugs, as R carries it (`sleep`); R's t.test(paired = TRUE) prints the numbers asserted below.
@@ -157,3 +166,167 @@ def test_stats_imports_neither_jax_nor_a_plotting_library() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert answer.stdout.strip() == "[]", answer.stderr
+
+
+def observed(mean: float, std: float = 1.0) -> PairedDifference:
+    return PairedDifference(mean, math.nan, math.nan, 10, std, p_value=math.nan)
+
+
+def test_bootstrap_interval_of_two_values_is_that_of_all_resamples() -> None:
+    # Of four equally likely resamples a quarter has either mean at an end.
+    interval = bootstrap_interval([0.0, 1.0])
+    assert (interval.low, interval.high) == (0.0, 1.0)
+    assert (interval.mean, interval.n) == (0.5, 2)
+    # The middle half of the distribution: both resamples with different values have mean 0.5.
+    middle = bootstrap_interval([0.0, 1.0], confidence=0.4)
+    assert (middle.low, middle.high) == (0.5, 0.5)
+
+
+def test_bootstrap_interval_is_efrons_by_enumeration() -> None:
+    # All 5 ** 5 resamples stand in for the random ones; BCa's formulas written out.
+    values = np.array([0.2, 0.9, 1.1, 1.3, 4.0])
+    means = np.sort([np.mean(draw) for draw in itertools.product(values, repeat=5)])
+    below = np.mean(means < values.mean()) / 2 + np.mean(means <= values.mean()) / 2
+    bias = scipy_stats.norm.ppf(below)
+    left_out = np.array([np.delete(values, i).mean() for i in range(5)])
+    deviations = left_out.mean() - left_out
+    acceleration = (deviations**3).sum() / (6 * (deviations**2).sum() ** 1.5)
+    ends = []
+    for quantile in (0.025, 0.975):
+        z = bias + scipy_stats.norm.ppf(quantile)
+        level = scipy_stats.norm.cdf(bias + z / (1 - acceleration * z))
+        ends.append(np.quantile(means, level))
+    interval = bootstrap_interval(values)
+    # 9,999 random resamples place a quantile within about a tenth.
+    assert (interval.low, interval.high) == pytest.approx(ends, abs=0.1)
+    student = mean_interval(values)
+    assert interval.high - interval.mean > interval.mean - interval.low
+    assert student.high - student.mean == pytest.approx(student.mean - student.low)
+
+
+def test_bootstrap_interval_is_the_same_every_time_and_another_for_another_seed() -> None:
+    assert bootstrap_interval(SLEEP_FIRST) == bootstrap_interval(SLEEP_FIRST)
+    first, second = (bootstrap_interval(SLEEP_FIRST, seed=seed) for seed in (0, 1))
+    assert first.low != second.low
+    assert (first.low, first.high) == pytest.approx((second.low, second.high), abs=0.1)
+
+
+def test_bootstrap_interval_without_spread_or_with_one_value_is_that_of_student() -> None:
+    for values in ([0.5], [0.1 + 0.2, 0.3], [0.0, 0.0, 0.0]):
+        found, expected = bootstrap_interval(values), mean_interval(values)
+        np.testing.assert_equal(dataclasses.astuple(found), dataclasses.astuple(expected))
+
+
+@pytest.mark.parametrize("values", [[0, 0, 0, 1], [0, 0, 1e-9], [-1, 1], [5, 5, 5, 5, 5.1]])
+def test_bootstrap_interval_of_few_distinct_values_lies_within_them(values: list[float]) -> None:
+    interval = bootstrap_interval(values)
+    assert min(values) <= interval.low <= interval.mean <= interval.high <= max(values)
+
+
+def test_holm_is_that_of_published_examples() -> None:
+    # Holm's rule by hand: 4 x .005, 3 x .01, 2 x .03, then .04 held up to .06.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    # The fifteen p values of Benjamini and Hochberg (1995, section 4.1), of which such methods
+    # reject three: 15 x .0001, 14 x .0004, 13 x .0019, 12 x .0095, 11 x .0201, 10 x .0278, which
+    # 9 x .0298 and 8 x .0344 do not reach, and 7 x .0459.
+    published = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459]
+    published += [0.3240, 0.4262, 0.5719, 0.6528, 0.7590, 1.0]
+    adjusted = holm(published)
+    by_hand = [0.0015, 0.0056, 0.0247, 0.1140, 0.2211, 0.278, 0.278, 0.278, 0.3213]
+    assert adjusted == pytest.approx(by_hand + [1.0] * 6)
+    assert [p < 0.05 for p in adjusted] == [True] * 3 + [False] * 12
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_holm_rejects_what_its_definition_rejects(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    p_values = generator.choice([0.001, 0.004, 0.01, 0.02, 0.04, 0.2, math.nan], size=6)
+    adjusted = holm(p_values)
+    for alpha in (0.003, 0.0101, 0.0501, 0.1):
+        # The definition: go up from the smallest while it is within alpha / those that are left.
+        left = [i for i in range(6) if not math.isnan(p_values[i])]
+        rejected = set()
+        while left:
+            smallest = min(left, key=lambda i: p_values[i])
+            if p_values[smallest] > alpha / len(left):
+                break
+            rejected.add(smallest)
+            left.remove(smallest)
+        assert {i for i in range(6) if adjusted[i] <= alpha} == rejected
+
+
+def test_holm_is_never_below_the_raw_ones_keeps_their_order_and_leaves_out_nan() -> None:
+    p_values = [0.2, math.nan, 0.01, 0.04, 0.9]
+    adjusted = holm(p_values)
+    assert math.isnan(adjusted[1])
+    without = holm([p for p in p_values if not math.isnan(p)])
+    assert [p for p in adjusted if not math.isnan(p)] == without == [0.4, 0.04, 0.12, 0.9]
+    assert holm([0.03]) == [0.03]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.1, math.inf])
+def test_holm_refuses_what_is_no_probability(wrong: float) -> None:
+    with pytest.raises(ValueError, match="holm: p values must lie between 0 and 1 or be nan, got"):
+        holm([0.5, wrong])
+
+
+@pytest.mark.parametrize(
+    ("effect", "pairs"), [(0.2, 199), (0.5, 34), (0.8, 15), (-0.5, 34), (1.0, 10)]
+)
+def test_pairs_to_resolve_are_those_of_published_power_tables(effect: float, pairs: int) -> None:
+    # Paired t test, two-sided 0.05, power 0.8 (Cohen, 1988; G*Power prints the same).
+    assert pairs_to_resolve(observed(effect)) == pairs
+    assert pairs_to_resolve(observed(100 * effect, std=100.0)) == pairs
+
+
+@pytest.mark.parametrize(
+    ("effect", "power", "alpha", "comparisons"),
+    [(0.5, 0.8, 0.05, 1), (0.9, 0.5, 0.05, 4), (1.5, 0.9, 0.01, 2), (0.3, 0.8, 0.05, 1)],
+)
+def test_pairs_to_resolve_is_the_first_n_whose_noncentral_t_has_the_power(
+    effect: float, power: float, alpha: float, comparisons: int
+) -> None:
+    def of(n: int) -> float:
+        t = scipy_stats.t.isf(alpha / comparisons / 2, n - 1)
+        return float(scipy_stats.nct.sf(t, n - 1, math.sqrt(n) * effect))
+
+    n = pairs_to_resolve(observed(effect), power, alpha, comparisons)
+    assert n is not None
+    assert of(n) >= power > of(n - 1)
+
+
+def test_so_many_pairs_do_resolve_in_so_many_draws() -> None:
+    n = pairs_to_resolve(observed(1.2), power=0.8)
+    assert n is not None
+    draws = np.random.default_rng(0).normal(1.2, 1.0, (20_000, n))
+    t = draws.mean(axis=1) / (draws.std(axis=1, ddof=1) / math.sqrt(n))
+    share = float(np.mean(np.abs(t) > scipy_stats.t.isf(0.025, n - 1)))
+    fewer = draws[:, :-1]
+    t = fewer.mean(axis=1) / (fewer.std(axis=1, ddof=1) / math.sqrt(n - 1))
+    assert np.mean(np.abs(t) > scipy_stats.t.isf(0.025, n - 2)) < 0.8 < share + 0.01
+
+
+def test_pairs_to_resolve_of_a_huge_difference_are_two_and_of_a_tiny_one_unknown() -> None:
+    assert pairs_to_resolve(observed(1e6)) == pairs_to_resolve(observed(1e6), comparisons=20) == 2
+    assert pairs_to_resolve(observed(1e-3)) is None
+    assert pairs_to_resolve(observed(1e-3), most=10**8) == pytest.approx(7.849e6, rel=1e-3)
+
+
+def test_pairs_to_resolve_is_unknown_without_a_difference_or_a_spread() -> None:
+    assert pairs_to_resolve(observed(0.0)) is None
+    assert pairs_to_resolve(observed(0.5, std=0.0)) is None
+    assert pairs_to_resolve(paired_difference([0.75], [0.5])) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"power": 1.0}, "power must lie between 0 and 1, got 1.0"),
+        ({"alpha": 0.0}, "alpha must lie between 0 and 1, got 0.0"),
+        ({"comparisons": 0}, "comparisons must be at least 1, got 0"),
+    ],
+)
+def test_pairs_to_resolve_refuses_what_is_no_probability(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pairs_to_resolve(observed(0.5), **changes)
