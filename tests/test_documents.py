@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 
 from cnnjax import ops
-from experiments import describe, predict, report
+from experiments import compare, describe, predict, report
 from experiments.config import Config, define_flags, from_flags
 from experiments.studies import STUDIES
 
@@ -162,9 +162,9 @@ def test_relative_links_of_a_document_lead_somewhere(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_every_flag_that_a_document_names_exists(path):
-    known = {field.name for field in dataclasses.fields(Config)} | {"dry_run"}
+    known = {field.name for field in dataclasses.fields(Config)} | {"dry_run", "grid", "sweep_dir"}
     known |= {"flagfile", "help", "suite", "only", "rounds", "verbosity"}
-    for program in (describe, predict):
+    for program in (compare, describe, predict):
         values = flags.FlagValues()
         program.define_flags(values)
         known |= set(values)

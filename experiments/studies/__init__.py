@@ -14,9 +14,24 @@ from experiments.studies.arms import (
     Task,
     Trained,
 )
+from experiments.studies.augmentation import augmentation
+from experiments.studies.depth import depth
+from experiments.studies.dropout import dropout
+from experiments.studies.ensemble import ensemble
 from experiments.studies.fine_tuning import fine_tuning, halves
+from experiments.studies.fractional_max_pooling import fractional_max_pooling, framed
+from experiments.studies.head import head
+from experiments.studies.initialisation import initialisation
+from experiments.studies.normalisation import normalisation
+from experiments.studies.padding import anywhere, padding
+from experiments.studies.pooling_kind import pooling_kind
+from experiments.studies.pooling_vs_stride import pooling_vs_stride
+from experiments.studies.receptive_field_probe import receptive_field_probe, two_marks
+from experiments.studies.recipe import recipe
 from experiments.studies.sets import Cut, Sets, all_classes
+from experiments.studies.sharing import centered_and_shifted, sharing
 from experiments.studies.stack_vs_large_kernel import stack_vs_large_kernel
+from experiments.studies.translation import shifted_crops, translation
 
 __all__ = [
     "STUDIES",
@@ -34,15 +49,36 @@ __all__ = [
 ]
 
 STUDIES: dict[str, Callable[[Config, Task], Study]] = {
+    "augmentation": augmentation,
+    "depth": depth,
+    "dropout": dropout,
+    "ensemble": ensemble,
     "fine_tuning": fine_tuning,
+    "fractional_max_pooling": fractional_max_pooling,
+    "head": head,
+    "initialisation": initialisation,
+    "normalisation": normalisation,
+    "padding": padding,
+    "pooling_kind": pooling_kind,
+    "pooling_vs_stride": pooling_vs_stride,
+    "receptive_field_probe": receptive_field_probe,
+    "recipe": recipe,
+    "sharing": sharing,
     "stack_vs_large_kernel": stack_vs_large_kernel,
+    "translation": translation,
 }
 
 # Studies that do not take the whole of a data set.
-_CUTS: dict[str, Callable[[Config, Images, Images], Cut]] = {"fine_tuning": halves}
+_CUTS: dict[str, Callable[[Config, Images, Images], Cut]] = {
+    "fine_tuning": halves,
+    "fractional_max_pooling": framed,
+    "padding": anywhere,
+    "sharing": centered_and_shifted,
+    "translation": shifted_crops,
+}
 
 # Studies that make their data themselves; --dataset names what they make.
-_MADE: dict[str, Callable[[Config], Cut]] = {}
+_MADE: dict[str, Callable[[Config], Cut]] = {"receptive_field_probe": two_marks}
 
 
 def sets_of(config: Config) -> Cut:

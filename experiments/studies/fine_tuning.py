@@ -14,7 +14,7 @@ from cnnjax.analysis import account
 from cnnjax.data import Images, stratified_indices
 from cnnjax.models import StackNet
 from experiments.config import Config
-from experiments.studies.arms import Arm, Pretraining, Study, Task
+from experiments.studies.arms import Arm, Pretraining, Study, Task, compute_dtype
 from experiments.studies.sets import Cut, Sets, of_classes, with_validation
 
 __all__ = ["fine_tuning", "halves"]
@@ -63,7 +63,8 @@ def fine_tuning(config: Config, task: Task) -> Study:
     old, new = _listed(source.training.class_names), _listed(task.class_names)
 
     def net(num_classes: int) -> StackNet:
-        return StackNet(num_classes, config.channels, (3, 3), (width, width))
+        dtype = compute_dtype(config)
+        return StackNet(num_classes, config.channels, (3, 3), (width, width), dtype=dtype)
 
     num_source = len(source.training.labels)
     pretraining = Pretraining(

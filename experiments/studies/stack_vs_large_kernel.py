@@ -5,14 +5,20 @@ The answer of the VGG paper and of the course notes is yes: with C channels thro
 controls take that answer apart: the same three layers without the non-linearities between (is
 it depth or ReLU?), and three layers widened to the parameters of the 7x7 (is it the budget?).
 
+So there are three notions of equality. The receptive field is equal in all arms; parameters and
+MACs are equal, but for whole filters, in the widened one, since at one resolution a weight of the
+stack is used equally often in all arms.
+
 Source: Simonyan and Zisserman, "Very Deep Convolutional Networks", 2015, section 2.3.
 """
 
+from typing import Literal
+
 from cnnjax import receptive_field
-from cnnjax.analysis import Account, account, match_width
+from cnnjax.analysis import Account, WidthMatch, account, match_width
 from cnnjax.models import StackNet
 from experiments.config import Config
-from experiments.studies.arms import Arm, Study, Task, untuned
+from experiments.studies.arms import Arm, Study, Task, compute_dtype, untuned
 
 __all__ = ["stack_vs_large_kernel"]
 
@@ -23,9 +29,17 @@ def stack_vs_large_kernel(config: Config, task: Task) -> Study:
 
     def net(windows: tuple[int, ...], inner: int = channels, nonlinear: bool = True) -> StackNet:
         widths = (inner,) * (len(windows) - 1) + (channels,)
-        return StackNet(task.num_classes, channels, windows, widths, nonlinear)
+        dtype = compute_dtype(config)
+        return StackNet(task.num_classes, channels, windows, widths, nonlinear, dtype)
 
-    wide = match_width(lambda inner: net((3, 3, 3), inner), task.image_shape, net((7,)))
+    def widened(match: Literal["parameters", "macs"]) -> WidthMatch:
+        return match_width(
+            lambda inner: net((3, 3, 3), inner), task.image_shape, net((7,)), match=match
+        )
+
+    wide, at_macs = widened("parameters"), widened("macs")
+    # The same width but where biases tip the scales.
+    macs = f"; its MACs at {at_macs.width} wide, {at_macs.error:+.1%}"
 
     def arm(name: str, title: str, differs_in: str, module: StackNet) -> Arm:
         columns = _columns(account(module, task.image_shape), module, task)
@@ -49,7 +63,7 @@ def stack_vs_large_kernel(config: Config, task: Task) -> Study:
             arm(
                 "three_3x3_wide",
                 f"three 3x3, {wide.width} wide",
-                f"three layers widened to the parameters of the 7x7 ({wide.error:+.1%})",
+                f"three layers widened to the parameters of the 7x7 ({wide.error:+.1%}{macs})",
                 net((3, 3, 3), inner=wide.width),
             ),
         ),
