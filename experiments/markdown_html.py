@@ -132,8 +132,8 @@ def _table(lines: list[str]) -> str:
     ]
     for row in body:
         kinds = (kind or _length(cell) for cell, kind in zip(row, classes, strict=False))
-        cells = (f"<td{kind}>{inline(cell)}</td>" for cell, kind in zip(row, kinds, strict=False))
-        text.append(f"<tr>{''.join(cells)}</tr>")
+        line = (f"<td{kind}>{inline(cell)}</td>" for cell, kind in zip(row, kinds, strict=False))
+        text.append(f"<tr>{''.join(line)}</tr>")
     return "\n".join([*text, "</tbody></table></div>"])
 
 

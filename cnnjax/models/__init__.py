@@ -1,7 +1,7 @@
 """Flax modules over `cnnjax.ops`; every submodule is named, since names are public API."""
 
 from cnnjax.models.googlenet import AuxiliaryScores
-from cnnjax.models.layers import BatchNorm, Conv, Dense
+from cnnjax.models.layers import BatchNorm, Conv, Dense, LocallyConnected
 from cnnjax.models.network import FeatureInfo, Network
 from cnnjax.models.stack import StackNet
 from cnnjax.models.zoo import create, names
@@ -12,6 +12,7 @@ __all__ = [
     "Conv",
     "Dense",
     "FeatureInfo",
+    "LocallyConnected",
     "Network",
     "StackNet",
     "create",

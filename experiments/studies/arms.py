@@ -16,6 +16,7 @@ __all__ = [
     "Arm",
     "Curve",
     "Measured",
+    "Order",
     "Pretraining",
     "Study",
     "Task",
@@ -23,6 +24,9 @@ __all__ = [
     "compute_dtype",
     "untuned",
 ]
+
+# What the literature says of an arm against its partner; nothing where it says nothing.
+Order = Literal["", "higher", "lower", "level"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class Arm:
     settings: Mapping[str, Any] = field(default_factory=dict)
     sets: Sets | None = None
     against: str | None = None
-    published: Literal["", "higher", "lower", "level"] = ""
+    published: Order = ""
 
 
 class Trained(NamedTuple):

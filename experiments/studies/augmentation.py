@@ -11,11 +11,11 @@ turn).
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.config import Config
 from experiments.names import check_name
-from experiments.studies.arms import Arm, Study, Task, untuned
+from experiments.studies.arms import Arm, Order, Study, Task, untuned
 from experiments.studies.nets import columns, of_pattern
 
 __all__ = ["augmentation"]
@@ -47,7 +47,7 @@ class _Kind(NamedTuple):
     title: str
     settings: tuple[str, ...]
     against: str
-    published: Literal["", "higher", "lower", "level"] = "higher"
+    published: Order = "higher"
 
 
 _BOTH = ("flip", "shift")

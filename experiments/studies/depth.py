@@ -13,7 +13,6 @@ Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 201
 """
 
 import functools
-from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from experiments.studies.arms import (
     Arm,
     Curve,
     Measured,
+    Order,
     Study,
     Task,
     Trained,
@@ -33,7 +33,6 @@ from experiments.studies.nets import columns
 
 __all__ = ["depth"]
 
-Order: TypeAlias = Literal["", "higher", "lower", "level"]
 
 _NORMS = {"batch": "", "none": ", no norm"}
 _MOST_MEASURED = 5_000

@@ -10,12 +10,11 @@ behind the poolings).
 """
 
 import functools
-from typing import Literal
 
 import numpy as np
 
 from experiments.config import Config
-from experiments.studies.arms import Arm, Curve, Measured, Study, Task, Trained, untuned
+from experiments.studies.arms import Arm, Curve, Measured, Order, Study, Task, Trained, untuned
 from experiments.studies.nets import columns, of_pattern
 
 __all__ = ["dropout"]
@@ -32,7 +31,7 @@ def dropout(config: Config, task: Task) -> Study:
         at_input: float = 0.0,
         pooling: float = 0.0,
         dense: float = 0.0,
-        published: Literal["", "higher"] = "higher",
+        published: Order = "higher",
     ) -> Arm:
         first, last = (
             f"CONV3-{width} -> RELU -> POOL2{_dropped(pooling)}"

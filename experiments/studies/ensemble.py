@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.analysis import match_width
+from cnnjax.pattern import PatternNet
 from experiments.config import Config
 from experiments.studies.arms import Arm, Curve, Measured, Study, Task, Trained, untuned
 from experiments.studies.nets import columns, of_pattern
@@ -87,7 +88,7 @@ def ensemble(config: Config, task: Task) -> Study:
         )
     largest = sizes[-1]
 
-    def net(width: int) -> Any:
+    def net(width: int) -> PatternNet:
         # Patches of 2x2 first: many small networks, each a fraction of a convolution's cost at full
         # size.
         return of_pattern(
@@ -99,7 +100,7 @@ def ensemble(config: Config, task: Task) -> Study:
 
     def of_size(width: int, num_members: int) -> Ensemble:
         one = net(width)
-        return Ensemble(functools.partial(type(one), one.layers, one.dtype), num_members)
+        return Ensemble(functools.partial(PatternNet, one.layers, one.dtype), num_members)
 
     wide = match_width(
         lambda width: of_size(width, 1), task.image_shape, of_size(config.channels, largest)

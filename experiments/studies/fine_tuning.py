@@ -14,7 +14,7 @@ from cnnjax.analysis import account
 from cnnjax.data import Images, stratified_indices
 from cnnjax.models import StackNet
 from experiments.config import Config
-from experiments.studies.arms import Arm, Pretraining, Study, Task, compute_dtype
+from experiments.studies.arms import Arm, Order, Pretraining, Study, Task, compute_dtype
 from experiments.studies.sets import Cut, Sets, of_classes, with_validation
 
 __all__ = ["fine_tuning", "halves"]
@@ -85,6 +85,7 @@ def fine_tuning(config: Config, task: Task) -> Study:
         differs_in: str,
         initial: Pretraining | None,
         trained: tuple[str, ...] | None = None,
+        published: Order = "",
     ) -> Arm:
         columns: dict[str, int | float | str] = {
             "parameters": costs.parameters,
@@ -97,7 +98,7 @@ def fine_tuning(config: Config, task: Task) -> Study:
             if initial
             else 0,
         }
-        return Arm(name, title, differs_in, module, columns, initial, trained)
+        return Arm(name, title, differs_in, module, columns, initial, trained, published=published)
 
     return Study(
         name="fine_tuning",
@@ -112,6 +113,7 @@ def fine_tuning(config: Config, task: Task) -> Study:
                 "fine-tuning",
                 f"starts from the weights of a network that has learnt {old}, with a new head",
                 pretraining,
+                published="higher",
             ),
             arm(
                 "new_head",
@@ -132,6 +134,8 @@ def fine_tuning(config: Config, task: Task) -> Study:
             "One small network and one pair of related tasks: transfer to tasks less alike is "
             "another question.",
         ),
+        published="Yosinski et al. (2014), halves of ImageNet: networks that start from learnt "
+        "weights and are trained further generalise better than those from scratch.",
     )
 
 

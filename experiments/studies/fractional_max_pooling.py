@@ -35,6 +35,7 @@ from experiments.studies.arms import (
     Arm,
     Curve,
     Measured,
+    Order,
     Study,
     Task,
     Trained,
@@ -99,7 +100,7 @@ def fractional_max_pooling(config: Config, task: Task) -> Study:
         regions: Literal["overlapping_window", "disjoint"],
         share: Literal["image", "batch", "channel"] = "image",
         against: str | None = None,
-        published: Literal["", "higher", "lower", "level"] = "",
+        published: Order = "",
     ) -> Arm:
         short = "overlapping" if regions == "overlapping_window" else "disjoint"
         title = f"{randomness}, {short}" + ("" if share == "image" else f", a grid a {share}")

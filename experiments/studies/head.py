@@ -14,7 +14,7 @@ from cnnjax.analysis import match_width
 from cnnjax.pattern import PatternNet
 from experiments.config import Config
 from experiments.studies import nets
-from experiments.studies.arms import Arm, Study, Task, untuned
+from experiments.studies.arms import Arm, Order, Study, Task, untuned
 
 __all__ = ["head"]
 
@@ -32,10 +32,15 @@ def head(config: Config, task: Task) -> Study:
     wide = match_width(lambda channels: net("GAP", channels), task.image_shape, two_hidden)
 
     def arm(
-        name: str, title: str, differs_in: str, module: PatternNet, width: int = config.channels
+        name: str,
+        title: str,
+        differs_in: str,
+        module: PatternNet,
+        width: int = config.channels,
+        published: Order = "",
     ) -> Arm:
         columns = nets.columns(module, task, channels=width)
-        return Arm(name, title, differs_in, module, columns)
+        return Arm(name, title, differs_in, module, columns, published=published)
 
     return Study(
         name="head",
@@ -51,9 +56,16 @@ def head(config: Config, task: Task) -> Study:
                 "half of the values that the dense layers take dropped while training, as in "
                 "AlexNet and VGG",
                 net(f"[DROPOUT0.5 -> FC-{hidden} -> RELU]*2"),
+                published="higher",
             ),
             arm("flattened", "scores from all positions", "no hidden layers in the head", net("")),
-            arm("mean", "scores from means", "means over positions, no hidden layers", net("GAP")),
+            arm(
+                "mean",
+                "scores from means",
+                "means over positions, no hidden layers",
+                net("GAP"),
+                published="higher",
+            ),
             arm(
                 "mean_wide",
                 f"scores from means, body {wide.width} wide",
@@ -72,6 +84,8 @@ def head(config: Config, task: Task) -> Study:
             "One small body whose last field does not see the whole image, so that the dense "
             "layers alone can combine what lies far apart; deeper bodies do so themselves.",
         ),
+        published="Lin et al. (2013), CIFAR-10: 11.59 % error with a dense head, 10.88 % with "
+        "dropout in it, 10.41 % with means.",
     )
 
 

@@ -14,7 +14,7 @@ Source: He, Zhang, Ren, Sun, 2015; Glorot and Bengio, 2010; LeCun et al., 1998; 
 
 import functools
 import math
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,7 +23,7 @@ import numpy as np
 
 from cnnjax.training import stream
 from experiments.config import Config
-from experiments.studies.arms import Arm, Curve, Measured, Study, Task, Trained, untuned
+from experiments.studies.arms import Arm, Curve, Measured, Order, Study, Task, Trained, untuned
 from experiments.studies.nets import columns, of_pattern
 
 __all__ = ["initialisation"]
@@ -44,7 +44,7 @@ def initialisation(config: Config, task: Task) -> Study:
         *,
         batch_norm: bool = False,
         against: str = "he",
-        published: Literal["", "higher", "lower", "level"] = "",
+        published: Order = "",
     ) -> Arm:
         norm = "BN -> " if batch_norm else ""
         stage = f"[CONV3-{config.channels} -> {norm}RELU]*3"

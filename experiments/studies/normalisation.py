@@ -27,7 +27,7 @@ import jax
 
 from cnnjax import models, ops
 from experiments.config import Config
-from experiments.studies.arms import Arm, Study, Task, compute_dtype, untuned
+from experiments.studies.arms import Arm, Order, Study, Task, compute_dtype, untuned
 from experiments.studies.nets import columns
 
 __all__ = ["normalisation"]
@@ -47,7 +47,7 @@ def normalisation(config: Config, task: Task) -> Study:
         differs_in: str,
         norm: Norm = None,
         activation: Activation = "relu",
-        published: Literal["", "higher", "lower", "level"] = "",
+        published: Order = "",
     ) -> Arm:
         module = models.create(
             "cifar_convnet",

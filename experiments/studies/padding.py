@@ -18,7 +18,7 @@ from cnnjax.data import Images
 from cnnjax.receptive_field import Layer
 from experiments.config import Config
 from experiments.studies import nets
-from experiments.studies.arms import Arm, Curve, Measured, Study, Task, Trained, untuned
+from experiments.studies.arms import Arm, Curve, Measured, Order, Study, Task, Trained, untuned
 from experiments.studies.placing import at_border, at_random, fitted, refuse_shifts
 from experiments.studies.sets import Cut, Sets, with_validation
 
@@ -61,7 +61,8 @@ def padding(config: Config, task: Task) -> Study:
             padding=field.padding,
             last_size=f"{height}x{height}",
         )
-        return Arm(name, title, differs_in, module, columns)
+        published: Order = "" if name == "valid" else "higher"
+        return Arm(name, title, differs_in, module, columns, published=published)
 
     return Study(
         name="padding",
@@ -93,6 +94,8 @@ def padding(config: Config, task: Task) -> Study:
         ),
         measure=measure,
         outcome="accuracy at the border",
+        published="CS231n: without padding the information at the borders would be washed away too "
+        "quickly.",
     )
 
 

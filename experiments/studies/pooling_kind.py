@@ -15,21 +15,28 @@ CS231n course notes, "Convolutional Networks", pooling layer (L2 norm, and windo
 
 from cnnjax.analysis import account
 from experiments.config import Config
-from experiments.studies.arms import Arm, Study, Task, untuned
+from experiments.studies.arms import Arm, Order, Study, Task, untuned
 from experiments.studies.nets import columns, of_pattern
 
 __all__ = ["pooling_kind"]
 
-_KINDS = (
-    ("max_2", "maximum of 2x2", "the baseline: max-pooling over 2x2 at stride 2", "POOL2"),
-    ("average_2", "mean of 2x2", "the mean of each window in place of its maximum", "AVGPOOL2"),
-    ("l2_2", "L2 norm of 2x2", "the L2 norm of each window in place of its maximum", "L2POOL2"),
+_KINDS: tuple[tuple[str, str, str, str, Order], ...] = (
+    ("max_2", "maximum of 2x2", "the baseline: max-pooling over 2x2 at stride 2", "POOL2", ""),
+    (
+        "average_2",
+        "mean of 2x2",
+        "the mean of each window in place of its maximum",
+        "AVGPOOL2",
+        "lower",
+    ),
+    ("l2_2", "L2 norm of 2x2", "the L2 norm of each window in place of its maximum", "L2POOL2", ""),
     (
         "max_3_2",
         "maximum of 3x3, stride 2",
         "windows of 3x3 that overlap, the last one hanging over the end: volumes of {sizes} pixels "
         "a side",
         "POOL3/2",
+        "higher",
     ),
     (
         "max_5_3",
@@ -37,6 +44,7 @@ _KINDS = (
         "windows of 5x5 at stride 3, the last one hanging over the end: volumes of {sizes} pixels "
         "a side",
         "POOL5/3",
+        "lower",
     ),
 )
 
@@ -44,7 +52,7 @@ _KINDS = (
 def pooling_kind(config: Config, task: Task) -> Study:
     """Five kinds of pooling in one small network; see the module's text."""
 
-    def arm(name: str, title: str, differs_in: str, pool: str) -> Arm:
+    def arm(name: str, title: str, differs_in: str, pool: str, published: Order) -> Arm:
         stages = (
             f"CONV3-{width} -> BN -> RELU"
             for width in (config.channels, 2 * config.channels, 4 * config.channels)
@@ -66,6 +74,7 @@ def pooling_kind(config: Config, task: Task) -> Study:
                 sizes=sizes,
                 receptive_field=convolutions[-1].receptive_field.size[0] or 0,
             ),
+            published=published,
         )
 
     return Study(
@@ -85,4 +94,6 @@ def pooling_kind(config: Config, task: Task) -> Study:
             "without it the L2 norm, twice the root mean square of its window, and the mean would "
             "start training at other scales.",
         ),
+        published="Scherer et al. (2010): the maximum ahead of the mean; Krizhevsky et al. (2012): "
+        "windows that overlap 0.4 points ahead; CS231n: 5x5 at stride 3 too destructive.",
     )

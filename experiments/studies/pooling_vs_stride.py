@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from cnnjax.models.all_cnn import AllCNN
 from experiments.config import Config
-from experiments.studies.arms import Arm, Study, Task, compute_dtype, untuned
+from experiments.studies.arms import Arm, Order, Study, Task, compute_dtype, untuned
 from experiments.studies.nets import columns
 
 __all__ = ["pooling_vs_stride"]
@@ -33,6 +33,7 @@ class _Way(NamedTuple):
     differs_in: str
     variant: str
     pooling: str = "max"
+    published: Order = ""
 
 
 _PUBLISHED = (
@@ -42,14 +43,22 @@ _PUBLISHED = (
         "Strided-CNN-{}",
         "no pooling: the convolution before it takes the stride",
         "strided",
+        published="lower",
     ),
     _Way(
         "conv_pool",
         "ConvPool-CNN-{}",
         "one more 3x3 convolution before each pooling",
         "conv_pool",
+        published="higher",
     ),
-    _Way("all", "All-CNN-{}", "a 3x3 convolution of stride 2 in place of each pooling", "all"),
+    _Way(
+        "all",
+        "All-CNN-{}",
+        "a 3x3 convolution of stride 2 in place of each pooling",
+        "all",
+        published="higher",
+    ),
 )
 _OF_C = (
     _Way(
@@ -99,6 +108,7 @@ def pooling_vs_stride(config: Config, task: Task) -> Study:
             account=columns(module, task, model=model.upper()),
             # The bases of other models are compared with nothing: they differ in more.
             against=f"base_{model}",
+            published=way.published,
         )
 
     return Study(
@@ -122,6 +132,8 @@ def pooling_vs_stride(config: Config, task: Task) -> Study:
             "in layers of the same number and shape, which a layer more puts out of step.",
             *_unlike_the_paper(config),
         ),
+        published="Springenberg et al. (2014), CIFAR-10, model C: base 9.74 % error, Strided-CNN "
+        "10.19 %, ConvPool-CNN 9.31 %, All-CNN 9.08 %; the same order but for the last two in A.",
     )
 
 

@@ -24,7 +24,7 @@ from cnnjax.models import Conv, Dense
 from cnnjax.models.layers import LocallyConnected
 from experiments.config import Config
 from experiments.studies import nets
-from experiments.studies.arms import Arm, Study, Task, compute_dtype, untuned
+from experiments.studies.arms import Arm, Order, Study, Task, compute_dtype, untuned
 from experiments.studies.placing import at_random, centered, fitted, refuse_shifts
 from experiments.studies.sets import Cut, Sets, with_validation
 
@@ -117,10 +117,23 @@ def sharing(config: Config, task: Task) -> Study:
     def arm(place: str, kind: str, title: str, differs_in: str, module: SharingNet) -> Arm:
         columns = nets.columns(module, task, images=place, width=module.width)
         name, title = f"{kind}_{place}", f"{title}, {place} images"
+        # The other kinds are controls, of which nothing is published.
+        local = kind == "local"
+        published: Order
         if place == "centred":
-            return Arm(name, title, differs_in or "the baseline", module, columns)
-        differs_in = f"shifted images; {differs_in or 'the baseline of these'}"
-        return Arm(name, title, differs_in, module, columns, sets=shifted, against="conv_shifted")
+            differs_in, published = differs_in or "the baseline", "higher" if local else ""
+            return Arm(name, title, differs_in, module, columns, published=published)
+        published = "lower" if local else ""
+        return Arm(
+            name,
+            title,
+            f"shifted images; {differs_in or 'the baseline of these'}",
+            module,
+            columns,
+            sets=shifted,
+            against="conv_shifted",
+            published=published,
+        )
 
     return Study(
         name="sharing",
@@ -139,4 +152,6 @@ def sharing(config: Config, task: Task) -> Study:
             "is not a difference in one factor alone, as the task itself is harder.",
             "Two layers, and images with one object each on black.",
         ),
+        published="CS231n: sharing makes less sense where images have a centred structure, and its "
+        "use rests on what is useful at one place being useful at another.",
     )

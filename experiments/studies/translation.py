@@ -26,7 +26,7 @@ from cnnjax import analysis
 from cnnjax.data import Images
 from cnnjax.pattern import PatternNet, specs
 from experiments.config import Config
-from experiments.studies.arms import Arm, Curve, Measured, Study, Task, Trained, untuned
+from experiments.studies.arms import Arm, Curve, Measured, Order, Study, Task, Trained, untuned
 from experiments.studies.nets import columns, of_pattern
 from experiments.studies.sets import Cut, Sets, with_validation
 
@@ -102,6 +102,7 @@ def translation(config: Config, task: Task) -> Study:
         pool: str = "POOL2",
         stride: str = "",
         head: str = "GAP -> ",
+        published: Order = "",
         **settings: Any,
     ) -> Arm:
         pools = f" -> {pool} -> " if pool else " -> "
@@ -113,7 +114,7 @@ def translation(config: Config, task: Task) -> Study:
             receptive_field=_field(trunk_of(module, task.image_shape), task.image_shape),
             training_shifts=settings.get("shift", config.shift),
         )
-        return Arm(name, title, differs_in, module, account, settings=settings)
+        return Arm(name, title, differs_in, module, account, settings=settings, published=published)
 
     return Study(
         name="translation",
@@ -128,6 +129,7 @@ def translation(config: Config, task: Task) -> Study:
                 "anti-aliased max-pooling",
                 "the maximum at every position, blurred before every second one is taken",
                 "POOL2/1 -> BLURPOOL3/2[padding=1]",
+                published="higher",
             ),
             arm("average", "average pooling", "the mean of each window", "AVGPOOL2"),
             arm(
@@ -164,6 +166,8 @@ def translation(config: Config, task: Task) -> Study:
         ),
         measure=functools.partial(_measure, task.source.test.images),
         outcome="prediction consistency under shifts",
+        published="Zhang (2019): anti-aliased networks give the same answer to shifted images more "
+        "often, on CIFAR-10 and on ImageNet.",
     )
 
 
