@@ -19,7 +19,7 @@ from absl import app, flags
 
 from cnnjax.files import write_atomically
 from experiments import comparisons, records
-from experiments.comparisons import Comparison, Run
+from experiments.comparisons import Run
 from experiments.config import define_flags as define_config_flags
 from experiments.config import from_flags
 
@@ -83,40 +83,24 @@ def table(runs: Sequence[Kept], page: Path, configs: Path) -> str:
 
 
 def published(run: Run) -> str:
-    """Whether the published order of the arms was found, comparison by comparison.
-
-    A published difference is reproduced where one of that direction is resolved, contradicted where
-    the other direction is, and open where none is. Where the literature says that two arms are
-    level, a resolved difference contradicts it; a test can never bear it out.
-    """
+    """What is published, and how many of its differences this run bears out."""
     claim = run.first.get("published", "")
-    orders = {name: order for name, order in map(_order, run.arms) if order}
-    if not claim or not orders:
+    words = [_WORDS[c.borne_out] for c in run.comparisons if c.borne_out]
+    if not claim or not words:
         return "–"
-    words = [
-        _found(comparison, orders[comparison.arm.name])
-        for comparison in run.comparisons
-        if comparison.arm.name in orders
-    ]
-    counts = Counter(words)
     if len(words) == 1:
         return f"{claim} **{words[0].capitalize()}.**"
-    told = [f"{counts[word]} {word}" for word in _WORDS if counts[word]]
+    counts = Counter(words)
+    told = [f"{counts[word]} {word}" for word in dict.fromkeys(_WORDS.values()) if counts[word]]
     return f"{claim} **Of {len(words)} differences, {', '.join(told)}.**"
 
 
-_WORDS = ("reproduced", "contradicted", "not contradicted", "not resolved")
-
-
-def _order(arm: comparisons.Arm) -> tuple[str, str]:
-    trial: Any = next(iter(arm.trials.values()), {})
-    return arm.name, trial.get("published_order", "")
-
-
-def _found(comparison: Comparison, order: str) -> str:
-    if comparison.word in ("higher", "lower"):
-        return "reproduced" if comparison.word == order else "contradicted"
-    return "not contradicted" if order == "level" else "not resolved"
+_WORDS = {
+    "yes": "reproduced",
+    "no, the opposite": "contradicted",
+    "no, they differ": "contradicted",
+    "not resolved": "not resolved",
+}
 
 
 def command_of(run: Run, configs: Path) -> str:

@@ -37,7 +37,7 @@ def run_with(trials, orders, shift=None):
         ("lower", -0.05, "Reproduced"),
         ("higher", -0.0159, "Not resolved"),
         ("lower", -0.0159, "Not resolved"),
-        ("level", -0.0159, "Not contradicted"),
+        ("level", -0.0159, "Not resolved"),
     ],
 )
 def test_a_published_order_is_reproduced_only_by_a_resolved_difference(trials, order, shift, word):

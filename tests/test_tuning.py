@@ -290,19 +290,21 @@ def test_kill_9_in_tuning_leaves_the_same_bytes(tmp_path):
             stderr=subprocess.PIPE,
         )
 
+    def finish(process):
+        _, errors = process.communicate(timeout=500)
+        assert process.returncode == 0, errors
+
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = start(whole)
-    assert process.wait(timeout=500) == 0, process.stderr.read()
+    finish(start(whole))
     for number in range(1, 4):
         process = start(killed)
         saved = killed / "checkpoints" / "tuning"
         while len(list(saved.glob("*/*/*/*.json"))) < 2 * number:
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, process.communicate()
             time.sleep(0.01)
         process.kill()
         process.communicate()
     assert not (killed / "runs.jsonl").exists()
-    process = start(killed)
-    assert process.wait(timeout=500) == 0, process.stderr.read()
+    finish(start(killed))
     for name in ("runs.jsonl", "tuning.jsonl"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()

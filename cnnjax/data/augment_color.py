@@ -141,7 +141,8 @@ def color_components(images: ArrayLike) -> ColorComponents:
             f"{values.shape}"
         )
     pixels = values.reshape(-1, values.shape[-1])
-    num_pixels, total, products = len(pixels), 0.0, 0.0
+    num_pixels, num_channels = pixels.shape
+    total, products = np.zeros(num_channels), np.zeros((num_channels, num_channels))
     # In parts, since float64 copies of a whole training set would be eight times its size.
     for part in np.array_split(pixels, -(-num_pixels // 2**20)):
         exact = part.astype(np.float64)
