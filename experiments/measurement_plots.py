@@ -166,6 +166,8 @@ def _draw_marks(axes: Axes, series: Sequence[Series], colours: Sequence[str]) ->
     height = min(0.05, 0.3 / max(counts.values()))
     bottom, top = axes.get_ylim()
     room = height * max(counts.values())
+    # No numbers beside the room, where no value can lie.
+    axes.set_yticks([value for value in axes.get_yticks() if bottom <= value <= top])
     axes.set_ylim(top - (top - bottom) / (1 - room), top)
     across = axes.get_xaxis_transform()
     for mark, below, colour in marks:

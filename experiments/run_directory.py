@@ -4,6 +4,7 @@ resolved.flags     the config, itself a flagfile that runs again
 environment.json   what it ran on, and what it went on with when it was resumed elsewhere
 arms.json          every arm's network, row by row
 runs.jsonl         one line for each finished trial
+tuning.jsonl       one line for each finished training of --tune
 sessions.jsonl     one line for each process that finished some, with the seconds it took
 checkpoints/       the state of each trial
 REPORT.md, *.png   drawn from runs.jsonl alone

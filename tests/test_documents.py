@@ -5,20 +5,20 @@ import dataclasses
 import doctest
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 import pytest
 from absl import flags
 
 from cnnjax import ops
-from experiments import compare, describe, predict, report
+from experiments import compare, describe, predict, report, results
 from experiments.config import Config, define_flags, from_flags
 from experiments.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = sorted(path.parent for path in (ROOT / "results").glob("*/runs.jsonl"))
 FLAGFILES = sorted((ROOT / "configs").glob("*.flags"))
+RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.flags"))
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -122,20 +122,37 @@ def test_the_presets_on_the_operations_page_are_those_of_the_code():
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name)
-def test_a_kept_report_is_what_its_records_draw(path, tmp_path):
-    for name in ("runs.jsonl", "environment.json"):
-        shutil.copy(path / name, tmp_path)
-    assert report.draw(tmp_path).read_text() == (path / "REPORT.md").read_text()
+def test_a_kept_report_is_what_its_records_draw(path):
+    text, pictures = report.compose(path)
+    assert text == (path / "REPORT.md").read_text()
+    assert all((path / name).exists() for name in [*pictures, "report.html", "records.parquet"])
 
 
-@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name)
-def test_the_readme_quotes_the_verdict_of_each_kept_report(path):
-    verdict = re.findall(r"\*\*(.*?)\*\*", (path / "REPORT.md").read_text())[0]
-    assert f"> {verdict}" in (ROOT / "README.md").read_text()
+def test_the_readme_quotes_verdicts_of_kept_reports():
+    verdicts = {re.findall(r"\*\*(.*?)\*\*", (path / "REPORT.md").read_text())[0] for path in KEPT}
+    quoted = re.findall(r"^> (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert quoted
+    assert set(quoted) <= verdicts
+
+
+def test_the_table_of_results_is_what_the_kept_records_say():
+    page = ROOT / "docs" / "results.md"
+    kept = results.kept_runs(ROOT / "results")
+    table = results.table(kept, page, ROOT / "configs")
+    assert results.replace_table(page.read_text(), table) == page.read_text()
+    # Each run is that of a flagfile, save for the data set and the like.
+    commands = [results.command_of(run.run, ROOT / "configs") for run in kept]
+    assert all("--flagfile=configs/" in command for command in commands)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_a_shared_recipe_parses_and_says_what_it_is(path, monkeypatch):
+    assert parse(path, monkeypatch).dataset == "cifar10_jpeg"
+    assert "A fragment" in path.read_text()
 
 
 def test_the_table_of_the_readme_is_that_of_the_kept_report():
-    (kept,) = [path for path in KEPT if path.name.endswith("cifar10_jpeg")]
+    kept = ROOT / "results" / "stack_vs_large_kernel-cifar10_jpeg"
     text = (kept / "REPORT.md").read_text()
     readme = (ROOT / "README.md").read_text()
 
@@ -144,12 +161,12 @@ def test_the_table_of_the_readme_is_that_of_the_kept_report():
         lines = table.splitlines()[2:]
         return {cells[1]: cells for cells in ([c.strip() for c in x.split("|")] for x in lines)}
 
-    shown, results = rows(readme, "| arm | parameters"), rows(text, "| arm | test accuracy")
+    shown, measured = rows(readme, "| arm | parameters"), rows(text, "| arm | test accuracy")
     accounts = rows(text, "| arm | differs in")
-    assert shown.keys() == results.keys() == accounts.keys()
+    assert shown.keys() == measured.keys() == accounts.keys()
     assert len(shown) == 5
     for name in shown:
-        assert shown[name][4:8] == [results[name][i] for i in (2, 3, 5, 6)]
+        assert shown[name][4:8] == [measured[name][i] for i in (2, 3, 5, 6)]
         assert [cell.split(" ")[0] for cell in accounts[name][6:8]] == shown[name][2:4]
 
 

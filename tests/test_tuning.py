@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -282,10 +283,20 @@ def test_kill_9_in_tuning_leaves_the_same_bytes(tmp_path):
     command += ["--validation_size=3504", "--epochs=2", "--batch_size=16", "--channels=2"]
     command += ["--seeds=1", "--checkpoint_seconds=0", "--tune=0.003,0.03"]
 
+    # What one process has compiled the next need not.
+    surroundings = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
     def start(directory):
         return subprocess.Popen(
             [*command, f"--run_dir={directory}"],
             cwd=ROOT,
+            env=surroundings,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )

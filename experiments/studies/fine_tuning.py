@@ -14,7 +14,7 @@ from cnnjax.analysis import account
 from cnnjax.data import Images, stratified_indices
 from cnnjax.models import StackNet
 from experiments.config import Config
-from experiments.studies.arms import Arm, Order, Pretraining, Study, Task, compute_dtype
+from experiments.studies.arms import Arm, Order, Pretraining, Study, Task, compute_dtype, untuned
 from experiments.studies.sets import Cut, Sets, of_classes, with_validation
 
 __all__ = ["fine_tuning", "halves"]
@@ -124,8 +124,8 @@ def fine_tuning(config: Config, task: Task) -> Study:
             ),
         ),
         limits=(
-            "The learning rate and the other settings are the same in every arm, and in the "
-            "pretraining, and were not re-tuned per arm.",
+            *untuned(config),
+            "The pretraining has the settings of the arms, and --learning_rate whatever is tuned.",
             "The compute is not held equal: the pretrained arms took steps on images of other "
             "classes first, and are compared at equal images and steps of the new ones.",
             f"All trials learn from the same draw of {config.num_finetune:,} images "
