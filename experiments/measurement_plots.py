@@ -66,6 +66,9 @@ def measurement_figure(run: Run, measured: Measured) -> Figure:
     if _draw_marks(axes, measured.series, [look.colour for look in looks]):
         label = "ticks at the bottom: what theory singles out"
         handles.append(Line2D([], [], color=GREY, ls="", marker="|", ms=9, mew=2.5, label=label))
+    if any(series.observed for series in measured.series):
+        label = "triangles above them: measured, mean over seeds"
+        handles.append(Line2D([], [], color=GREY, ls="", marker="v", ms=7, mfc="w", label=label))
     if not measured.x:
         say(axes, "no measurements")
     axes.set_title(shortened(measured.title, 96), fontsize=11)
@@ -153,7 +156,10 @@ def is_logarithmic(x: np.ndarray) -> bool:
 
 
 def _draw_marks(axes: Axes, series: Sequence[Series], colours: Sequence[str]) -> bool:
-    """Ticks at the bottom, above one another where arms share one; whether there are any."""
+    """Ticks at the bottom, above one another where arms share one; whether there are any.
+
+    What was measured beside is drawn above the ticks as triangles.
+    """
     counts: dict[float, int] = {}
     marks = []
     for of_arm, colour in zip(series, colours, strict=True):
@@ -166,11 +172,18 @@ def _draw_marks(axes: Axes, series: Sequence[Series], colours: Sequence[str]) ->
     height = min(0.05, 0.3 / max(counts.values()))
     bottom, top = axes.get_ylim()
     room = height * max(counts.values())
+    above = 0.04 if any(of_arm.observed for of_arm in series) else 0.0
     # No numbers beside the room, where no value can lie.
     axes.set_yticks([value for value in axes.get_yticks() if bottom <= value <= top])
-    axes.set_ylim(top - (top - bottom) / (1 - room), top)
+    axes.set_ylim(top - (top - bottom) / (1 - room - above), top)
     across = axes.get_xaxis_transform()
     for mark, below, colour in marks:
         ends = height * below, height * (below + 0.8)
         axes.plot([mark, mark], ends, color=colour, lw=3, transform=across, zorder=4)
+    for of_arm, colour in zip(series, colours, strict=True):
+        x = [interval.mean for interval in of_arm.observed]
+        if not x:
+            continue
+        y = [room + 0.02] * len(x)
+        axes.plot(x, y, ls="", marker="v", ms=7, color=colour, mfc="w", transform=across, zorder=4)
     return True

@@ -26,12 +26,14 @@ class Series:
       means: mean over the seeds and its interval, by x, in the order of x, where every seed that
         measured the curve has a value.
       marks: values of x that theory singles out, in their order.
+      observed: values of x measured beside, each the mean over the seeds with its interval.
     """
 
     arm: Arm
     seeds: Mapping[int, tuple[tuple[float, ...], tuple[float, ...]]]
     means: Mapping[float, stats.Interval]
     marks: tuple[float, ...]
+    observed: tuple[stats.Interval, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,4 +111,13 @@ def _series(arm: Arm, by_seed: Mapping[int, Measurement]) -> Series:
         if len(of_x) == len(seeds)
     }
     marks = sorted({mark for measurement in by_seed.values() for mark in measurement["marks"]})
-    return Series(arm, seeds, means, tuple(mark for mark in marks if math.isfinite(mark)))
+    # One for each that all seeds have, and finite.
+    observations = [measurement.get("observed", []) for measurement in by_seed.values()]
+    beside = zip(*observations, strict=False)
+    observed = tuple(
+        stats.mean_interval(values, CONFIDENCE)
+        for values in beside
+        if all(map(math.isfinite, values))
+    )
+    finite = tuple(mark for mark in marks if math.isfinite(mark))
+    return Series(arm, seeds, means, finite, observed)

@@ -185,6 +185,13 @@ def _measurement(run: Run, measured: Measured) -> list[str]:
             for series in marked
         )
         lines += [f"What theory singles out (ticks in the picture): {named_marks}.", ""]
+    observed = [series for series in measured.series if series.observed]
+    if observed:
+        named_observed = "; ".join(
+            f"{series.arm.title} {', '.join(map(with_half_width, series.observed))}"
+            for series in observed
+        )
+        lines += [f"Measured beside (triangles in the picture): {named_observed}.", ""]
     return lines
 
 

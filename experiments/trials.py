@@ -344,6 +344,10 @@ def make_record(
             }
             for name, curve in measured.curves.items()
         }
+        for name, curve in measured.curves.items():
+            if curve.observed:
+                made = record["measurements"][name]
+                made["observed"] = [float(value) for value in curve.observed]
     if study.published:
         record["published"] = study.published
         record["published_order"] = arm.published

@@ -15,6 +15,7 @@ from experiments import comparisons, measurement_plots, records, report
 from experiments.figure_style import style
 from experiments.measurements import measured_by
 from experiments.records import Record
+from experiments.result_tables import measurement_sections
 
 X = (1.0, 2.0, 4.0, 8.0)
 
@@ -213,3 +214,23 @@ def test_pictures_of_measurements_are_written_and_the_same_every_time(tmp_path: 
     first, second = ((tmp_path / name / "shifts.png").read_bytes() for name in ("first", "second"))
     assert first == second
     assert first.startswith(b"\x89PNG")
+
+
+def test_what_was_observed_beside_is_averaged_over_the_seeds_and_drawn() -> None:
+    made = measured(marks=[[2.0], []])
+    for trial in made:
+        if trial["arm_index"] == 0:
+            trial["measurements"]["shifts"]["observed"] = [3.0 + trial["seed"]]
+    run = comparisons.gather(made)
+    (of_run,) = measured_by(run)
+    seeds = [trial["seed"] for trial in made if trial["arm_index"] == 0]
+    (interval,) = of_run.series[0].observed
+    assert interval.mean == pytest.approx(3.0 + np.mean(seeds))
+    assert of_run.series[1].observed == ()
+    axes = measurement_plots.measurement_figure(run, of_run).axes[0]
+    (triangle,) = [line for line in axes.get_lines() if line.get_marker() == "v"]
+    assert np.array_equal(triangle.get_xdata(), [interval.mean])
+    lines = measurement_sections(run, [of_run])
+    (told,) = [line for line in lines if line.startswith("Measured beside")]
+    assert run.arms[0].title in told
+    assert run.arms[1].title not in told

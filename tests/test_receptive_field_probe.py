@@ -14,7 +14,12 @@ from experiments import ablate, records
 from experiments.config import Config
 from experiments.programs import make_normalize
 from experiments.studies import STUDIES, Task, Trained, sets_of
-from experiments.studies.receptive_field_probe import DISTANCES, forced_choice, measure
+from experiments.studies.receptive_field_probe import (
+    DISTANCES,
+    forced_choice,
+    measure,
+    narrowest,
+)
 
 TINY = Config(
     study="receptive_field_probe",
@@ -241,6 +246,20 @@ def test_the_influence_of_one_layer_is_its_kernel(small, sets):
     found = {x: y for x, y in zip(influence.x, influence.y, strict=True) if y}
     assert found == pytest.approx({28.0: 0.25, 32.0: 1.0, 36.0: 0.5})
     assert influence.marks == (28.0, 36.0)
+    # 0.25 + 1 of 1.75 is less than 95 %: all three taps, 8 columns from first to last.
+    assert measure(trained).curves["forced_choice"].observed == (8.0,)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.95, 1.0])
+def test_the_narrowest_columns_are_those_of_trying_all(share):
+    influence = np.random.default_rng(int(100 * share)).integers(0, 9, 12).astype(float)
+    spans = [
+        end - start
+        for start in range(12)
+        for end in range(start + 1, 13)
+        if influence[start:end].sum() >= share * influence.sum()
+    ]
+    assert narrowest(influence, share) == min(spans)
 
 
 def test_a_small_run_records_its_curves(tmp_path, monkeypatch, small):

@@ -133,6 +133,7 @@ class Curve(NamedTuple):
       x: where it was measured.
       y: the measurements, finite.
       marks: values of x that theory singles out for this arm.
+      observed: values of x measured of this network, to be held against the marks.
     """
 
     title: str
@@ -141,6 +142,7 @@ class Curve(NamedTuple):
     x: tuple[float, ...]
     y: tuple[float, ...]
     marks: tuple[float, ...] = ()
+    observed: tuple[float, ...] = ()
 
 
 class Measured(NamedTuple):

@@ -35,7 +35,14 @@ from experiments.studies.arms import Arm, Curve, Measured, Order, Study, Task, T
 from experiments.studies.placing import refuse_shifts
 from experiments.studies.sets import Cut, Sets
 
-__all__ = ["DISTANCES", "forced_choice", "measure", "receptive_field_probe", "two_marks"]
+__all__ = [
+    "DISTANCES",
+    "forced_choice",
+    "measure",
+    "narrowest",
+    "receptive_field_probe",
+    "two_marks",
+]
 
 # With F - 1 and F of each network's field F among them, where the theory draws its line.
 DISTANCES = (4, 8, 12, 13, 20, 28, 29, 31, 32, 38, 39, 48, 54, 55)
@@ -50,6 +57,8 @@ _KINDS = np.array([(0, 0), (0, 1), (1, 0), (1, 1)])
 _EQUAL = _KINDS[:, 0] == _KINDS[:, 1]
 _CLASSES = ("different", "equal")
 _PROBED = 200
+# Share of the influence that the field in use holds, as two standard deviations of a normal law do.
+_IN_USE = 0.95
 # Of six convolutions: dilation along the row, stride along the row, layers with a pooling behind.
 _ONES = (1,) * 6
 
@@ -145,9 +154,10 @@ def measure(trained: Trained) -> Measured:
       trained: a network that learnt from `two_marks`.
 
     Returns:
-      Two curves by distance, whose mark is the largest that the theoretical field reaches, and
-      the influence by column, whose marks are the ends of the field; the outcome is the mean
-      forced-choice accuracy over all distances.
+      Two curves by distance, whose mark is the largest that the theoretical field reaches and
+      beside which stands the distance between the outermost of the columns that hold 95 % of the
+      influence, the field in use; and the influence by column, whose marks are the ends of the
+      field. The outcome is the mean forced-choice accuracy over all distances.
     """
     scores = trained.scores(trained.sets.test.images)
     margins = (scores[:, 1] - scores[:, 0]).reshape(len(DISTANCES), -1, 4)
@@ -155,10 +165,13 @@ def measure(trained: Trained) -> Measured:
     right = ((margins > 0) == _EQUAL).mean(axis=(1, 2))
     distances = tuple(map(float, DISTANCES))
     reach = float((_along_the_row(trained.arm.module).size or 1) - 1)
+    influence = _influence(trained)
+    in_use = (float(narrowest(np.array(influence.y), _IN_USE) - 1),)
 
     def by_distance(title: str, y_title: str, y: np.ndarray) -> Curve:
         values = tuple(map(float, y))
-        return Curve(title, "distance of the marks (pixels)", y_title, distances, values, (reach,))
+        x_title = "distance of the marks (pixels)"
+        return Curve(title, x_title, y_title, distances, values, (reach,), in_use)
 
     return Measured(
         curves={
@@ -168,7 +181,7 @@ def measure(trained: Trained) -> Measured:
             "accuracy": by_distance(
                 "Telling equal marks from different ones, threshold at 0", "accuracy", right
             ),
-            "influence": _influence(trained),
+            "influence": influence,
         },
         outcome=float(chosen.mean()),
     )
@@ -198,6 +211,22 @@ def forced_choice(margins: np.ndarray) -> np.ndarray:
     """
     equal, different = margins[..., _EQUAL, None], margins[..., None, ~_EQUAL]
     return ((equal > different) + 0.5 * (equal == different)).mean(axis=(-2, -1))
+
+
+def narrowest(influence: np.ndarray, share: float) -> int:
+    """How many columns in a row hold that share of the influence, at the least.
+
+    Args:
+      influence: of each column, none below zero, (columns,).
+      share: from 0 to 1.
+
+    >>> narrowest(np.array([0.0, 1.0, 6.0, 2.0, 1.0]), 0.8)
+    2
+    """
+    until = np.concatenate([[0.0], np.cumsum(influence)])
+    wanted = share * until[-1] * (1 - 1e-12)  # Round-off of the sums is no influence.
+    sizes = range(1, len(influence) + 1)
+    return next(size for size in sizes if (until[size:] - until[:-size]).max() >= wanted)
 
 
 def _arm(config: Config, task: Task, geometry: _Geometry) -> Arm:
