@@ -175,7 +175,8 @@ def _hardware(environment: dict[str, Any]) -> str:
     if device["platform"] == "cpu":
         # Runs of the first weeks did not keep the processor's name.
         processor = environment.get("processor", environment["device"]["kind"])
-        return f"{environment['cores']} cores, {processor}"
+        num_cores = environment["cores"]
+        return f"{num_cores} {'core' if num_cores == 1 else 'cores'}, {processor}"
     return f"{device['count']} {device['kind']}"
 
 

@@ -17,9 +17,6 @@ from absl import flags
 from experiments import ablate, records, report
 from experiments.config import Config
 
-# One process, so that the run that nothing disturbed is made once.
-pytestmark = pytest.mark.xdist_group("ablate")
-
 ROOT = Path(__file__).resolve().parent.parent
 NUM_ARMS = 5
 # 496 training images, 31 steps an epoch: seconds, not minutes.

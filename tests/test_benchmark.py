@@ -219,7 +219,8 @@ def test_suite_training_prints_a_row_an_arm(
     monkeypatch: pytest.MonkeyPatch, torch_peer: Any
 ) -> None:
     # One arm is one row, and compiles in a fifth of the time.
-    one = dataclasses.replace(TINY.study, arms=TINY.study.arms[1:2])
+    (arm,) = TINY.study.arms[1:2]
+    one = dataclasses.replace(TINY.study, arms=(arm,), baseline=arm.name, headline_arm=arm.name)
     monkeypatch.setattr(Setting, "study", one)
     lines = training_suite.training_suite(dataclasses.replace(TINY)).splitlines()
     assert "images/s, median (min to max), n = 1" in lines[0]
@@ -242,6 +243,7 @@ def test_suites_stand_alone_without_pytorch(monkeypatch: pytest.MonkeyPatch) -> 
     assert "ours / plain JAX, n = 1" in text
 
 
+@pytest.mark.slow
 def test_suite_forms_is_relative_to_the_chosen_form(monkeypatch: pytest.MonkeyPatch) -> None:
     few = {CHOSEN[0]: CONVOLUTIONS[CHOSEN[0]]}
     monkeypatch.setattr(training_forms, "CONVOLUTIONS", few)
@@ -305,6 +307,7 @@ def test_plain_fractional_pool_is_ours_where_there_is_one_grid(share: str) -> No
     )
 
 
+@pytest.mark.slow
 def test_suite_ops_prints_a_row_an_operation_and_mode_and_the_forms_beside() -> None:
     only = ("conv_1x1", "fractional_max_pool")
     text = ops_suite(dataclasses.replace(TINY, only=only))
@@ -338,6 +341,7 @@ def test_suite_memory_prints_ratios_near_one_and_a_time_a_network(
     assert [line.split("|")[1].strip() for line in times.splitlines()[2:]] == names
 
 
+@pytest.mark.slow
 def test_suite_models_prints_a_row_a_network_and_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models_suite, "NETWORKS", ("cifar_convnet",))
     monkeypatch.setattr(models_suite.torch_zoo, "why_no_peer", lambda: "no peer")

@@ -45,7 +45,9 @@ def test_jit_gives_the_bits_of_eager_and_bytes_stay_bytes(function):
     assert jnp.array_equal(jax.jit(function)(key, images), out)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize(
+    "function", [light, *(pytest.param(f, marks=pytest.mark.slow) for f in (jitter, mix))]
+)
 def test_vmap_over_keys_gives_the_bits_of_a_loop(function):
     images = batch((4, 7, 6, 5, 3))
     keys = jax.random.split(jax.random.key(0), 4)

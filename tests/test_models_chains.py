@@ -176,7 +176,7 @@ def test_published_alexnet_at_full_size_scores_as_torchvisions(torch):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in ("alexnet", "vgg11", "vgg11_bn") else slow)
+        pytest.param(name, marks=() if name in ("alexnet", "vgg11") else slow)
         for name in TORCHVISION
     ],
 )

@@ -296,6 +296,7 @@ def test_steps_must_lie_in_one_epoch():
             program.run(state, [0], data.train_images, data.train_labels, start, stop)
 
 
+@pytest.mark.slow
 def test_vmapped_seeds_equal_seeds_one_after_another():
     data = small_data()
     together = train(make_program(num_seeds=3), data, [5, 6, 7], num_epochs=EPOCHS)
