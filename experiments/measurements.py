@@ -111,8 +111,8 @@ def _series(arm: Arm, by_seed: Mapping[int, Measurement]) -> Series:
         if len(of_x) == len(seeds)
     }
     marks = sorted({mark for measurement in by_seed.values() for mark in measurement["marks"]})
-    # One for each that all seeds have, and finite.
-    observations = [measurement.get("observed", []) for measurement in by_seed.values()]
+    # Of the seeds that have any.
+    observations = [found for m in by_seed.values() if (found := m.get("observed", []))]
     beside = zip(*observations, strict=False)
     observed = tuple(
         stats.mean_interval(values, CONFIDENCE)

@@ -136,6 +136,7 @@ def test_accuracies_are_fractions_of_the_images(uninterrupted):
             assert trial["metrics"][accuracy] == round(count) / num
 
 
+@pytest.mark.slow
 def test_the_same_command_again_does_nothing_but_draw(uninterrupted, run):
     directory, _ = uninterrupted
     before = (directory / "runs.jsonl").read_bytes()
@@ -146,6 +147,7 @@ def test_the_same_command_again_does_nothing_but_draw(uninterrupted, run):
     assert (directory / "REPORT.md").exists()
 
 
+@pytest.mark.slow
 def test_nothing_but_the_tables_is_printed_without_a_terminal(uninterrupted, run):
     result = run(uninterrupted[0])
     assert result.stderr == ""
@@ -237,6 +239,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
     assert (directory / "runs.jsonl").read_bytes() == (expected / "runs.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_resolved_flags_is_a_flagfile_of_the_same_run(uninterrupted, surroundings):
     directory, _ = uninterrupted
     lines = (directory / "resolved.flags").read_text().splitlines()

@@ -166,7 +166,8 @@ def measure(trained: Trained) -> Measured:
     distances = tuple(map(float, DISTANCES))
     reach = float((_along_the_row(trained.arm.module).size or 1) - 1)
     influence = _influence(trained)
-    in_use = (float(narrowest(np.array(influence.y), _IN_USE) - 1),)
+    # A position whose rectifiers are silent in all images has no field in use.
+    in_use = (float(narrowest(np.array(influence.y), _IN_USE) - 1),) if any(influence.y) else ()
 
     def by_distance(title: str, y_title: str, y: np.ndarray) -> Curve:
         values = tuple(map(float, y))
@@ -265,7 +266,9 @@ def _along_the_row(module: PatternNet) -> AxisField:
 def _influence(trained: Trained) -> Curve:
     """The mean absolute gradient of a position in the middle, by columns, over its largest."""
     module = trained.arm.module
-    images = trained.normalize(jnp.asarray(trained.sets.test.images[-_PROBED:]))
+    images = trained.sets.test.images
+    # Of all distances, as the test images stand by distance.
+    images = trained.normalize(jnp.asarray(images[:: max(1, len(images) // _PROBED)]))
     profile = np.asarray(_gradients(module, trained.variables, images, trained.seed), np.float64)
     profile /= profile.max() or 1.0
     along = _along_the_row(module)
