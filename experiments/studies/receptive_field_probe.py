@@ -266,9 +266,9 @@ def _along_the_row(module: PatternNet) -> AxisField:
 def _influence(trained: Trained) -> Curve:
     """The mean absolute gradient of a position in the middle, by columns, over its largest."""
     module = trained.arm.module
-    images = trained.sets.test.images
+    every = trained.sets.test.images
     # Of all distances, as the test images stand by distance.
-    images = trained.normalize(jnp.asarray(images[:: max(1, len(images) // _PROBED)]))
+    images = trained.normalize(jnp.asarray(every[:: max(1, len(every) // _PROBED)]))
     profile = np.asarray(_gradients(module, trained.variables, images, trained.seed), np.float64)
     profile /= profile.max() or 1.0
     along = _along_the_row(module)
