@@ -7,8 +7,6 @@ fields that came later while they have their defaults, which are what runs did b
 """
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from cnnjax.training import RECIPES, Recipe
-from experiments.names import check_name
+from experiments.names import as_flag, check_name, short_digest
 
 __all__ = ["SEED_AXES", "TUNING_SEED", "Config", "define_flags", "from_flags"]
 
@@ -356,9 +354,7 @@ class Config:
 
     def default_run_dir(self) -> str:
         """Directory whose name says the study, the data set and, by a digest, the rest."""
-        text = json.dumps(self.identity(), sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        return f"runs/{self.study}-{self.dataset}-{digest}"
+        return f"runs/{self.study}-{self.dataset}-{short_digest(self.identity())}"
 
     def as_flags(self) -> list[str]:
         """The config as flags, one a line of a flagfile; what makes no number differ is left out.
@@ -366,13 +362,7 @@ class Config:
         >>> Config(flip=True).as_flags()[:2], Config(flip=True).as_flags()[-5:-3]
         (['--study=stack_vs_large_kernel', '--dataset=mnist_5k'], ['--shift=2', '--flip'])
         """
-        lines = []
-        for name, value in self.identity().items():
-            if isinstance(value, bool):
-                lines.append(f"--{name}" if value else f"--no{name}")
-            else:
-                lines.append(f"--{name}={value}")
-        return lines
+        return [as_flag(name, value) for name, value in self.identity().items()]
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:

@@ -19,7 +19,8 @@ from experiments.joined_runs import (
     unpaired,
 )
 from experiments.markdown import cell, table
-from experiments.wording import capitalized, percent, points
+from experiments.names import column_title
+from experiments.wording import capitalized, p_value, percent, points
 
 __all__ = ["report_lines", "rows", "write"]
 
@@ -146,7 +147,7 @@ def _arms(runs: Sequence[JoinedRun]) -> list[str]:
             body.append([*titles, mean, interval, str(len(arm.outcomes)), failed, *counts])
     outcomes = list(dict.fromkeys(run.outcome for run in runs))
     header = ["run", "arm", cell(" or ".join(outcomes)), "95 % interval", "n", "failed"]
-    header += [{"macs": "MACs"}.get(name, name) for name in costs]
+    header += map(column_title, costs)
     lines = ["## Every arm of every run", ""]
     return [*lines, *table(header, body, "llrrrr" + "r" * len(costs)), *_matrix(runs)]
 
@@ -259,12 +260,8 @@ def _difference_cells(comparison: Comparison) -> list[str]:
     mean, low, high = points(difference.mean, difference.low, difference.high)
     if not comparison.tested:
         return [mean, "–", str(difference.n), "–", "–", comparison.word]
-    p_values = [_p(difference.p_value), _p(comparison.adjusted_p_value)]
+    p_values = [p_value(p) for p in (difference.p_value, comparison.adjusted_p_value)]
     return [mean, f"[{low}, {high}]", str(difference.n), *p_values, comparison.word]
-
-
-def _p(p_value: float) -> str:
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 def _flag(value: Any) -> str:

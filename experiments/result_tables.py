@@ -9,7 +9,7 @@ from cnnjax import stats
 from experiments.comparisons import Arm, Comparison, Run
 from experiments.markdown import cell, number, table
 from experiments.measurements import Measured, Series
-from experiments.wording import capitalized, percent, points, upper_first
+from experiments.wording import capitalized, p_value, percent, points, upper_first
 
 __all__ = [
     "measurement_sections",
@@ -123,12 +123,8 @@ def _test(comparison: Comparison) -> list[str]:
         needed = "–"
     else:
         needed = "> 10,000" if seeds is None else f"{seeds:,}"
-    p_values = [_p_value(p) for p in (difference.p_value, comparison.adjusted_p_value)]
+    p_values = [p_value(p) for p in (difference.p_value, comparison.adjusted_p_value)]
     return [f"[{low}, {high}]", *p_values, needed]
-
-
-def _p_value(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _pretraining(run: Run) -> list[str]:

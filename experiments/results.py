@@ -22,6 +22,7 @@ from experiments import comparisons, records
 from experiments.comparisons import Run
 from experiments.config import define_flags as define_config_flags
 from experiments.config import from_flags
+from experiments.names import as_flag
 
 __all__ = ["BEGIN", "END", "Kept", "command_of", "kept_runs", "published", "replace_table", "table"]
 
@@ -117,7 +118,7 @@ def command_of(run: Run, configs: Path) -> str:
         found = from_flags(values).identity()
         if found["study"] == config["study"] and found.keys() <= config.keys():
             departures = [
-                _flag(name, config[name]) for name in config if config[name] != found.get(name)
+                as_flag(name, config[name]) for name in config if config[name] != found.get(name)
             ]
             start = f"python -m experiments.ablate --flagfile={configs.name}/{path.name}"
             commands.append((len(departures), " ".join([start, *departures])))
@@ -126,12 +127,6 @@ def command_of(run: Run, configs: Path) -> str:
 
 
 _MOST_DEPARTURES = 4
-
-
-def _flag(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return f"--{name}" if value else f"--no{name}"
-    return f"--{name}={value}"
 
 
 def replace_table(text: str, lines: str) -> str:

@@ -7,10 +7,8 @@ it was stopped, and a grid that grows runs only what is new.
 
 import contextlib
 import dataclasses
-import hashlib
 import io
 import itertools
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,7 +22,7 @@ from cnnjax.files import write_atomically
 from experiments import joined_report
 from experiments.config import Config
 from experiments.joined_runs import JoinedRun, read_run
-from experiments.names import check_name
+from experiments.names import check_name, short_digest
 from experiments.run_directory import RunDirectoryError
 from experiments.studies import STUDIES
 from experiments.terminal_tables import aligned
@@ -184,16 +182,12 @@ def _file_name(label: str) -> str:
     name = re.sub(r"[^A-Za-z0-9_.+=,-]", "", label)
     if name == label.replace(" ", "") and len(name) <= 120:
         return name
-    return f"{name[:100]}-{_digest(label)}"
+    return f"{name[:100]}-{short_digest(label)}"
 
 
 def _default_directory(config: Config, values: Mapping[str, Sequence[Any]]) -> str:
     base = {name: value for name, value in config.identity().items() if name not in values}
-    return f"runs/sweeps/{config.study}-{config.dataset}-{_digest([base, values])}"
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+    return f"runs/sweeps/{config.study}-{config.dataset}-{short_digest([base, values])}"
 
 
 def _flagfile(config: Config, values: Mapping[str, Sequence[Any]], directory: Path) -> str:

@@ -14,7 +14,6 @@ from absl import logging
 from cnnjax.training import (
     Checkpoints,
     Data,
-    Evaluation,
     Program,
     Trial,
     stack_variables,
@@ -22,14 +21,16 @@ from cnnjax.training import (
 )
 from experiments.config import TUNING_SEED, Config
 from experiments.programs import make_normalize, make_program
-from experiments.records import SCHEMA, Failure, Record
+from experiments.records import SCHEMA, Failure, Measurement, Record
 from experiments.run_directory import RunDirectory
-from experiments.studies import Arm, Measured, Pretraining, Sets, Study, Trained
+from experiments.studies import Arm, Curve, Measured, Pretraining, Sets, Study, Trained
+from experiments.studies.arms import batches
 from experiments.tuning import Tuned
 
 __all__ = ["Result", "Trainer", "make_record", "with_step_size"]
 
-_SCORES_BATCH = 500
+Normalize = Callable[[jax.Array], jax.Array]
+Scores = Callable[[Any, np.ndarray], np.ndarray]
 
 
 class Result(NamedTuple):
@@ -62,7 +63,7 @@ class Trainer:
         self._config, self._directory, self._sets, self._stop = config, directory, sets, stop
         self._compiled: dict[tuple[str, float, int], _Compiled] = {}
         self._data: dict[int, Data] = {}
-        self._scores: dict[str, Callable[[Any, np.ndarray], np.ndarray]] = {}
+        self._measuring: dict[str, tuple[Normalize, Scores]] = {}
 
     def run(
         self,
@@ -102,13 +103,9 @@ class Trainer:
         """
         seeds = [TUNING_SEED]
         compiled, given, before = self._prepare(arm, seeds, label, say)
-        data = compiled.data._replace(
-            test_images=compiled.data.validation_images, test_labels=compiled.data.validation_labels
-        )
-        program: Any = _Untested(compiled.program)
-        untested = compiled._replace(program=program, data=data)
         step_size = self._config.with_settings(arm.settings).learning_rate
-        (trial,) = self._train(untested, f"tuning/{arm.name}/{step_size}", seeds, given, show)
+        name = f"tuning/{arm.name}/{step_size}"
+        (trial,) = self._train(compiled, name, seeds, given, show, tested=False)
         failed = any(t.failed_at is not None for t in (trial, *before.values()))
         return None if failed else trial.curve[-1].validation_accuracy
 
@@ -141,16 +138,18 @@ class Trainer:
         if study.measure is None or trial.failed_at is not None:
             return Measured()
         sets = arm.sets or self._sets
-        if arm.name not in self._scores:
-            self._scores[arm.name] = _scorer(arm.module, make_normalize(sets.training))
+        if arm.name not in self._measuring:
+            normalize = make_normalize(sets.training)
+            self._measuring[arm.name] = normalize, _scorer(arm.module, normalize)
+        normalize, scores = self._measuring[arm.name]
         return study.measure(
             Trained(
                 arm=arm,
                 seed=trial.seed,
                 variables=trial.variables,
                 sets=sets,
-                normalize=make_normalize(sets.training),
-                scores=functools.partial(self._scores[arm.name], trial.variables),
+                normalize=normalize,
+                scores=functools.partial(scores, trial.variables),
             )
         )
 
@@ -185,6 +184,8 @@ class Trainer:
         seeds: list[int],
         given: Any = None,
         show: Callable[[float], None] = lambda epochs: None,
+        *,
+        tested: bool = True,
     ) -> list[Trial]:
         return train(
             compiled.program,
@@ -192,6 +193,7 @@ class Trainer:
             seeds,
             num_epochs=compiled.num_epochs,
             given=given,
+            tested=tested,
             checkpoints=Checkpoints(self._directory.checkpoints(name, seeds), warn=logging.warning),
             seconds_between_checkpoints=self._config.checkpoint_seconds,
             should_stop=self._stop,
@@ -222,23 +224,7 @@ class Trainer:
         return stack_variables(kept), {trial.seed: trial for trial in trials}
 
 
-class _Untested:
-    """A program whose networks are not tested: tuning must see no result of a test."""
-
-    def __init__(self, program: Program) -> None:
-        self._program = program
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._program, name)
-
-    def evaluate(self, variables: Any, images: jax.Array, labels: jax.Array) -> Evaluation:
-        num_seeds = self._program.num_seeds
-        return Evaluation(jnp.full(num_seeds, jnp.nan), jnp.zeros(num_seeds, jnp.int32))
-
-
-def _scorer(
-    module: nn.Module, normalize: Callable[[jax.Array], jax.Array]
-) -> Callable[[Any, np.ndarray], np.ndarray]:
+def _scorer(module: nn.Module, normalize: Normalize) -> Scores:
     """Scores of uint8 images of any number, one compilation for each shape of a batch."""
 
     @jax.jit
@@ -246,11 +232,8 @@ def _scorer(
         return module.apply(variables, normalize(images), train=False)
 
     def scores(variables: Any, images: np.ndarray) -> np.ndarray:
-        # The last batch is filled up, so that it needs no program of its own.
-        size = min(_SCORES_BATCH, len(images))
-        padded = np.concatenate([images, np.zeros_like(images[: -len(images) % size])])
-        batches = (padded[i : i + size] for i in range(0, len(padded), size))
-        return np.concatenate([of_batch(variables, batch) for batch in batches])[: len(images)]
+        found = [of_batch(variables, batch) for _, batch in batches(images)]
+        return np.concatenate(found)[: len(images)]
 
     return scores
 
@@ -334,20 +317,8 @@ def make_record(
     )
     if measured.curves and not failure:
         record["measurements"] = {
-            name: {
-                "title": curve.title,
-                "x_title": curve.x_title,
-                "y_title": curve.y_title,
-                "x": [float(value) for value in curve.x],
-                "y": [float(value) for value in curve.y],
-                "marks": [float(value) for value in curve.marks],
-            }
-            for name, curve in measured.curves.items()
+            name: _measurement(curve) for name, curve in measured.curves.items()
         }
-        for name, curve in measured.curves.items():
-            if curve.observed:
-                made = record["measurements"][name]
-                made["observed"] = [float(value) for value in curve.observed]
     if study.published:
         record["published"] = study.published
         record["published_order"] = arm.published
@@ -359,3 +330,17 @@ def make_record(
             "test_loss": before.test_loss,
         }
     return record
+
+
+def _measurement(curve: Curve) -> Measurement:
+    made = Measurement(
+        title=curve.title,
+        x_title=curve.x_title,
+        y_title=curve.y_title,
+        x=[float(value) for value in curve.x],
+        y=[float(value) for value in curve.y],
+        marks=[float(value) for value in curve.marks],
+    )
+    if curve.observed:
+        made["observed"] = [float(value) for value in curve.observed]
+    return made

@@ -6,19 +6,13 @@ from dataclasses import dataclass
 
 from cnnjax.analysis.account import Account, Row
 from cnnjax.analysis.receptive_field import AxisField
+from experiments.names import operation_title
 
 __all__ = ["Block", "Stage", "blocks", "family", "seen_at_center"]
 
 MOST_STAGES = 24
 _LONGEST_PERIOD = 12
 
-_SHORT = {
-    "convolution": "conv",
-    "transposed_convolution": "transposed conv",
-    "locally_connected": "local conv",
-    "normalization": "norm",
-    "concatenate": "concat",
-}
 _FAMILIES = {
     "convolution": "convolution",
     "transposed_convolution": "transposed convolution",
@@ -167,7 +161,7 @@ def seen_at_center(axis: AxisField) -> tuple[int, int] | None:
 
 
 def _name(row: Row) -> str:
-    return _SHORT.get(row.operation, row.operation.replace("_", " "))
+    return operation_title(row.operation)
 
 
 def _window(row: Row) -> str:

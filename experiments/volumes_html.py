@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from experiments.names import operation_title
+
 __all__ = ["volumes_html"]
 
 Row = Mapping[str, Any]
@@ -19,13 +21,6 @@ _TALLEST, _DEEPEST, _BAR = 72.0, 26.0, 9.0
 _RECEDE = 0.5 * math.sqrt(0.5)
 # What changes no volume's shape is told of with the layer before it.
 _QUIET = ("normalization", "elementwise")
-_SHORT = {
-    "convolution": "conv",
-    "transposed_convolution": "transposed conv",
-    "locally_connected": "local conv",
-    "normalization": "norm",
-    "concatenate": "concat",
-}
 _COLOURS = {
     "input": "input",
     "convolution": "convolution",
@@ -152,7 +147,7 @@ def _other(operation: str) -> str:
 def _named(row: Row) -> str:
     """As "conv 3x3 /2", escaped."""
     operation = str(row["operation"])
-    name = _SHORT.get(operation, operation.replace("_", " "))
+    name = operation_title(operation)
     strides = set(str(row["stride"]).split("x")) - {"", "1"}
     stride = f"/{row['stride'] if len(strides) > 1 else strides.pop()}" if strides else ""
     return html.escape(" ".join(filter(None, (name, str(row["window"]), stride))))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cnnjax import stats
 
-__all__ = ["CONFIDENCE", "capitalized", "one_line", "percent", "points", "upper_first"]
+__all__ = ["CONFIDENCE", "capitalized", "one_line", "p_value", "percent", "points", "upper_first"]
 
 CONFIDENCE = 0.95
 
@@ -35,6 +35,15 @@ def percent(values: Sequence[float]) -> tuple[str, str]:
     if interval.n == 1:
         return mean, "–"
     return mean, f"[{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
+
+
+def p_value(p: float) -> str:
+    """A p value to three decimals.
+
+    >>> p_value(0.0496), p_value(1e-9)
+    ('0.050', '< 0.001')
+    """
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def one_line(text: str) -> str:

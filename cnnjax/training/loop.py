@@ -77,6 +77,7 @@ def train(
     *,
     num_epochs: int,
     given: Any = None,
+    tested: bool = True,
     checkpoints: Checkpoints | None = None,
     seconds_between_checkpoints: float = 30.0,
     should_stop: Callable[[], bool] = lambda: False,
@@ -91,6 +92,8 @@ def train(
       seeds: one trial each, trained together.
       num_epochs: length of the run.
       given: variables to start from in place of those drawn, as `Program.initialize` takes them.
+      tested: whether the end of the run is tested; without, no test image is looked at, and what
+        the test would say of a trial is None.
       checkpoints: where to save and resume from; None keeps nothing.
       seconds_between_checkpoints: how much work a killed process may lose.
       should_stop: asked after every call of the program.
@@ -124,7 +127,7 @@ def train(
             last_save = time.monotonic()
         if stop:
             raise Interrupted
-    return run.finish()
+    return run.finish(tested)
 
 
 class _Run:
@@ -221,12 +224,12 @@ class _Run:
         losses[:, : self.losses.shape[1]] = self.losses
         return {"state": self.state, "losses": losses}
 
-    def finish(self) -> list[Trial]:
-        """Save the end of the run and test it."""
+    def finish(self, tested: bool) -> list[Trial]:
+        """Save the end of the run and test it, if it is to be tested."""
         self.save()
         for i, trial in enumerate(self.trials):
             trial.variables = jax.tree.map(lambda leaf, i=i: leaf[i], self.state.variables)
-        if self.all_failed:
+        if self.all_failed or not tested:
             return self.trials
         test = self.data.test_images, self.data.test_labels
         last = self.program.evaluate(self.state.variables, *test)

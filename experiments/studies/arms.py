@@ -1,6 +1,6 @@
 """What a study is made of: arms that differ in one factor, and what is held equal."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnnjax.data import Images
 from experiments.config import Config
 from experiments.studies.sets import Sets
 
@@ -21,6 +22,7 @@ __all__ = [
     "Study",
     "Task",
     "Trained",
+    "batches",
     "compute_dtype",
     "untuned",
 ]
@@ -113,6 +115,8 @@ class Trained(NamedTuple):
       sets: what it learnt and was tested on.
       normalize: uint8 images to what the network takes.
       scores: uint8 images (N, height, width, channels) to scores (N, classes), in batches.
+
+    `accuracy(part)` is the fraction of images that the scores classify as they are labelled.
     """
 
     arm: Arm
@@ -121,6 +125,10 @@ class Trained(NamedTuple):
     sets: Sets
     normalize: Callable[[jax.Array], jax.Array]
     scores: Callable[[np.ndarray], np.ndarray]
+
+    def accuracy(self, part: Images) -> float:
+        """The fraction of images whose highest score is that of their label."""
+        return float(np.mean(self.scores(part.images).argmax(axis=-1) == part.labels))
 
 
 class Curve(NamedTuple):
@@ -199,6 +207,25 @@ class Study:
         for name in pointed:
             if name is not None and name not in names:
                 raise ValueError(f"Study: {name!r} is no arm of {self.name}; it has {names}")
+
+
+def batches(images: np.ndarray, size: int = 500) -> Iterator[tuple[int, np.ndarray]]:
+    """Images in batches of one size, the last filled up, so that it needs no program of its own.
+
+    Args:
+      images: (N, ...), at least one.
+      size: of a batch; fewer images are one batch.
+
+    Yields:
+      Index of the first image, and the batch; what is beyond N is zeros.
+
+    >>> [(first, batch.tolist()) for first, batch in batches(np.array([1, 2, 3]), 2)]
+    [(0, [1, 2]), (2, [3, 0])]
+    """
+    size = min(size, len(images))
+    padded = np.concatenate([images, np.zeros_like(images[: -len(images) % size])])
+    for first in range(0, len(padded), size):
+        yield first, padded[first : first + size]
 
 
 def compute_dtype(config: Config) -> Any:

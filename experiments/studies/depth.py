@@ -14,9 +14,8 @@ Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 201
 
 import functools
 
-import numpy as np
-
 from cnnjax import models
+from cnnjax.data import Images
 from experiments.config import Config
 from experiments.studies.arms import (
     Arm,
@@ -119,9 +118,8 @@ def depth(config: Config, task: Task) -> Study:
 
 def _training_accuracy(num_epochs: int, trained: Trained) -> Measured:
     """How many of the training images the last weights classify right, without augmentation."""
-    images, labels, _ = trained.sets.training
-    scores = trained.scores(images[:_MOST_MEASURED])
-    right = np.argmax(scores, axis=-1) == labels[:_MOST_MEASURED]
+    images, labels, names = trained.sets.training
+    some = Images(images[:_MOST_MEASURED], labels[:_MOST_MEASURED], names)
     return Measured(
         curves={
             "training_accuracy": Curve(
@@ -129,7 +127,7 @@ def _training_accuracy(num_epochs: int, trained: Trained) -> Measured:
                 x_title="epochs",
                 y_title="accuracy on training images, without augmentation",
                 x=(float(num_epochs),),
-                y=(float(np.mean(right)),),
+                y=(trained.accuracy(some),),
             )
         }
     )

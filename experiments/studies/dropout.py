@@ -11,8 +11,6 @@ behind the poolings).
 
 import functools
 
-import numpy as np
-
 from experiments.config import Config
 from experiments.studies.arms import Arm, Curve, Measured, Order, Study, Task, Trained, untuned
 from experiments.studies.nets import columns, of_pattern
@@ -79,10 +77,7 @@ def _dropped(rate: float) -> str:
 
 def _measure(num_steps: float, trained: Trained) -> Measured:
     """Accuracy on the images learnt, as they are, and by how much it exceeds that on the test's."""
-    known, new = (
-        float(np.mean(trained.scores(part.images).argmax(-1) == part.labels))
-        for part in (trained.sets.training, trained.sets.test)
-    )
+    known, new = map(trained.accuracy, (trained.sets.training, trained.sets.test))
 
     def at_the_end(title: str, y_title: str, y: float) -> Curve:
         return Curve(title, "steps taken", y_title, (num_steps,), (y,))

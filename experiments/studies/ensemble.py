@@ -21,12 +21,10 @@ import numpy as np
 from cnnjax.analysis import match_width
 from cnnjax.pattern import PatternNet
 from experiments.config import Config
-from experiments.studies.arms import Arm, Curve, Measured, Study, Task, Trained, untuned
+from experiments.studies.arms import Arm, Curve, Measured, Study, Task, Trained, batches, untuned
 from experiments.studies.nets import columns, of_pattern
 
 __all__ = ["Ensemble", "ensemble"]
-
-_BATCH = 500
 
 
 class Ensemble(nn.Module):
@@ -169,11 +167,11 @@ def _measure(largest: int, trained: Trained) -> Measured:
     scores, images = _scores_of_members(module), trained.sets.test.images
     of_all = np.concatenate(
         [
-            scores(trained.variables, trained.normalize(jnp.asarray(images[i : i + _BATCH])))
-            for i in range(0, len(images), _BATCH)
+            scores(trained.variables, trained.normalize(jnp.asarray(batch)))
+            for _, batch in batches(images)
         ],
         axis=1,
-    )
+    )[:, : len(images)]
     return Measured({"accuracy_by_members": _by_members(of_all, trained.sets.test.labels)})
 
 

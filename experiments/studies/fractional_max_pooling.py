@@ -39,6 +39,7 @@ from experiments.studies.arms import (
     Study,
     Task,
     Trained,
+    batches,
     compute_dtype,
     untuned,
 )
@@ -50,7 +51,6 @@ __all__ = ["fractional_max_pooling", "framed"]
 _NUM_PASSES = (1, 2, 3, 5, 8, 12, 20, 50, 100)
 # Beyond the streams of a training, which are folded from the same key.
 _GRIDS_OF_TESTS = 1_000
-_BATCH = 500
 
 
 def fractional_max_pooling(config: Config, task: Task) -> Study:
@@ -315,15 +315,13 @@ def _of_batch(module: nn.Module) -> Callable[..., jax.Array]:
 def _probabilities(
     trained: Trained, of_batch: Callable[..., jax.Array], key: jax.Array, images: np.ndarray
 ) -> np.ndarray:
-    """Class probabilities of one pass, float64; the last batch is filled up."""
-    size = min(_BATCH, len(images))
-    padded = np.concatenate([images, np.zeros_like(images[: -len(images) % size])])
+    """Class probabilities of one pass, float64."""
     found = [
         of_batch(
             trained.variables,
-            trained.normalize(jnp.asarray(padded[first : first + size])),
+            trained.normalize(jnp.asarray(batch)),
             jax.random.fold_in(key, first),
         )
-        for first in range(0, len(padded), size)
+        for first, batch in batches(images)
     ]
     return np.concatenate([np.asarray(batch, np.float64) for batch in found])[: len(images)]

@@ -116,8 +116,7 @@ def measure(trained: Trained) -> Measured:
         accuracies = []
         for distance in DISTANCES:
             placed = at_border(first, distance, seed=0, corner=name == "corner")
-            right = trained.scores(placed.images).argmax(axis=1) == placed.labels
-            accuracies.append(float(right.mean()))
+            accuracies.append(trained.accuracy(placed))
         curves[name] = Curve(
             f"Accuracy by the distance from {where}",
             "distance from the border (pixels)",
