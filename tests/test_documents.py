@@ -145,6 +145,32 @@ def test_the_table_of_results_is_what_the_kept_records_say():
     assert all("--flagfile=configs/" in command for command in commands)
 
 
+def readings():
+    """The sections of the page of results: the kept runs that each leads to, and its text."""
+    found = []
+    text = (ROOT / "docs" / "results.md").read_text()
+    for section in re.split(r"^### ", text, flags=re.MULTILINE)[1:]:
+        names = re.findall(r"\(\.\./results/([^/)]+)/REPORT\.md\)", section)
+        found.append((list(dict.fromkeys(names)), section))
+    return found
+
+
+def test_every_kept_run_is_read_on_the_page_of_results():
+    assert {name for names, _ in readings() for name in names} == {path.name for path in KEPT}
+
+
+@pytest.mark.parametrize(("names", "section"), readings(), ids=lambda value: str(value)[:40])
+def test_the_decimals_of_a_reading_stand_in_its_reports(names, section):
+    assert names, section
+    reports = "\n".join((ROOT / "results" / name / "REPORT.md").read_text() for name in names)
+    known = set(re.findall(r"\d+\.\d+", reports))
+    read = set(re.findall(r"\d+\.\d+", section))
+    assert read <= known, read - known
+    pictures = re.findall(r"!\[[^]]+\]\(\.\./results/([^/)]+)/", section)
+    assert pictures
+    assert set(pictures) <= set(names)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_a_shared_recipe_parses_and_says_what_it_is(path, monkeypatch):
     assert parse(path, monkeypatch).dataset == "cifar10_jpeg"
