@@ -196,8 +196,8 @@ class Config:
     )
     pca_lighting: float = _flag(
         0.0,
-        "Augmentation: a random colour along the principal components, of this many of their "
-        "standard deviations (AlexNet: 0.1).",
+        "Augmentation: a random colour along the principal components of the training set's, of "
+        "normal draws with this deviation times their eigenvalues on [0, 1] (AlexNet: 0.1).",
         low=0,
         later=True,
     )

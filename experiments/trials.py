@@ -102,7 +102,7 @@ class Trainer:
         The arguments and what is raised are those of `run`. No test image is looked at.
         """
         seeds = [TUNING_SEED]
-        compiled, given, before = self._prepare(arm, seeds, label, say)
+        compiled, given, before = self._prepare(arm, seeds, label, say, tested=False)
         step_size = self._config.with_settings(arm.settings).learning_rate
         name = f"tuning/{arm.name}/{step_size}"
         (trial,) = self._train(compiled, name, seeds, given, show, tested=False)
@@ -116,7 +116,13 @@ class Trainer:
                 del self._compiled[name, step_size, num_seeds]
 
     def _prepare(
-        self, arm: Arm, seeds: list[int], label: str, say: Callable[[str], None]
+        self,
+        arm: Arm,
+        seeds: list[int],
+        label: str,
+        say: Callable[[str], None],
+        *,
+        tested: bool = True,
     ) -> tuple[_Compiled, Any, dict[int, Trial]]:
         """The compiled arm, what it starts from, and the pretraining that this comes from."""
         config = self._config.with_settings(arm.settings)
@@ -124,7 +130,7 @@ class Trainer:
         before: dict[int, Trial] = {}
         if arm.initial:
             say(f"{label}, {arm.initial.title}")
-            given, before = self._pretrain(arm.initial, seeds)
+            given, before = self._pretrain(arm.initial, seeds, tested=tested)
         key = arm.name, config.learning_rate, len(seeds)
         if key not in self._compiled:
             say(f"compiling {arm.title}")
@@ -200,7 +206,9 @@ class Trainer:
             on_progress=show,
         )
 
-    def _pretrain(self, pretraining: Pretraining, seeds: list[int]) -> tuple[Any, dict[int, Trial]]:
+    def _pretrain(
+        self, pretraining: Pretraining, seeds: list[int], *, tested: bool
+    ) -> tuple[Any, dict[int, Trial]]:
         """Variables to start from, with a leading axis of seeds, and the trials they come from.
 
         The first arm to ask trains it, the next finds it on the disk.
@@ -209,7 +217,7 @@ class Trainer:
         key = pretraining.name, config.learning_rate, len(seeds)
         if key not in self._compiled:
             self._compile(key, pretraining.module, config, sets, pretraining.epochs)
-        trials = self._train(self._compiled[key], pretraining.name, seeds)
+        trials = self._train(self._compiled[key], pretraining.name, seeds, tested=tested)
         kept = [
             {
                 collection: {

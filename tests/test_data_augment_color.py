@@ -146,9 +146,25 @@ def test_lighting_adds_one_colour_to_all_pixels_of_an_image():
     out = np.asarray(pca_lighting(key, images, COMPONENTS, std=0.1), int)
     for image, got, a in zip(np.asarray(images, int), out, draw, strict=True):
         colour = sum(
-            255 * 0.1 * a[k] * COMPONENTS.std[k] * COMPONENTS.directions[k] for k in range(3)
+            255 * 0.1 * a[k] * COMPONENTS.std[k] ** 2 * COMPONENTS.directions[k] for k in range(3)
         )
         np.testing.assert_array_equal(got, image + np.round(colour).astype(int))
+
+
+def test_lighting_is_that_of_the_published_constants():
+    # fb.resnet.torch: eigenvalues of ImageNet's colours on [0, 1], eigenvectors in columns, and
+    # rgb = sum over k of eigenvector[:, k] * alpha[k] * eigenvalue[k].
+    eigenvalues = np.array([0.2175, 0.0188, 0.0045])
+    eigenvectors = np.array(
+        [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+    )
+    key, images = jax.random.key(11), jnp.full((40, 1, 1, 3), 128, jnp.uint8)
+    alpha = 0.1 * np.asarray(jax.random.normal(key, (40, 3)), np.float64)
+    expected = 128 + np.round(255 * (alpha * eigenvalues) @ eigenvectors.T)
+    components = ColorComponents(np.sqrt(eigenvalues), eigenvectors.T)
+    got = np.asarray(pca_lighting(key, images, components, std=0.1), float)[:, 0, 0]
+    np.testing.assert_array_equal(got, expected)
+    assert 2 < np.abs(got - 128).mean() < 4
 
 
 def test_lighting_that_leaves_the_bytes_is_clipped():

@@ -14,6 +14,7 @@ from cnnjax.data import Images
 from experiments import ablate, records
 from experiments.config import Config
 from experiments.studies import STUDIES, Sets, Task, Trained, cut
+from experiments.studies.arms import batches
 
 # The function of the same name hides it.
 module_of_study = importlib.import_module("experiments.studies.fractional_max_pooling")
@@ -63,8 +64,12 @@ def test_fractional_arms_differ_in_their_grids_alone(arms):
         assert (module.randomness, module.regions, module.share) == (randomness, regions, share)
         same = {"randomness": "pseudorandom", "regions": "overlapping_window", "share": "image"}
         assert module.clone(**same) == first.module
-        shared = name.startswith("grid_a")
-        assert arms[name].against == ("pseudorandom_overlapping" if shared else None)
+    # Each with the arm that differs in one thing; the first with 2x2, by what the paper has it.
+    against = {name: arms[name].against for name in FRACTIONAL}
+    assert against.pop("pseudorandom_overlapping") is None
+    assert against.pop("random_disjoint") == "pseudorandom_disjoint"
+    assert set(against.values()) == {"pseudorandom_overlapping"}
+    assert [name for name, arm in arms.items() if arm.published] == ["random_overlapping"]
 
 
 def test_the_baseline_has_the_weights_of_the_fractional_networks(arms):
@@ -238,7 +243,7 @@ def test_probabilities_are_averaged_and_the_outcome_is_of_one_pass(study, arms, 
 
 
 def test_a_batch_that_is_not_full_counts_its_images_alone(study, arms, monkeypatch):
-    monkeypatch.setattr(module_of_study, "_BATCH", 2)
+    monkeypatch.setattr(module_of_study, "batches", functools.partial(batches, size=2))
     keys = []
 
     def fake(module):

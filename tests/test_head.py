@@ -33,7 +33,8 @@ def shapes(arm):
 
 
 def test_all_arms_but_the_widened_one_have_one_body(arms):
-    assert list(arms) == ["two_hidden", "two_hidden_dropout", "flattened", "mean", "mean_wide"]
+    dense, flat = ["two_hidden", "two_hidden_dropout"], ["flattened", "flattened_dropout"]
+    assert list(arms) == [*dense, *flat, "mean", "mean_wide"]
     bodies = {
         name: {layer: tree for layer, tree in shapes(arm).items() if not layer.startswith("fc")}
         for name, arm in arms.items()
@@ -50,6 +51,7 @@ def test_heads_cost_what_hand_arithmetic_says(arms):
     flat = 4 * 4 * 8
     dense = (flat * 8 + 8) + (8 * 8 + 8) + (8 * 10 + 10)
     expected = {"two_hidden": dense, "two_hidden_dropout": dense, "flattened": flat * 10 + 10}
+    expected["flattened_dropout"] = expected["flattened"]
     expected["mean"] = 8 * 10 + 10
     for name, parameters in expected.items():
         assert arms[name].account["parameters"] == body + parameters
@@ -59,9 +61,20 @@ def test_heads_cost_what_hand_arithmetic_says(arms):
     assert arms["mean_wide"].account["channels"] > 2
 
 
-def test_dropout_changes_neither_shapes_nor_what_it_costs(arms):
-    assert shapes(arms["two_hidden"]) == shapes(arms["two_hidden_dropout"])
-    assert arms["two_hidden"].account == arms["two_hidden_dropout"].account
+def test_what_the_paper_compared_is_compared(arms):
+    # Lin et al., 2013, table 5: the same body under scores from all positions, with and without
+    # dropout, and under means.
+    against = {name: arm.against for name, arm in arms.items() if arm.published}
+    assert against == {"flattened_dropout": "flattened", "mean": "flattened"}
+
+
+@pytest.mark.parametrize("name", ["two_hidden", "flattened"])
+def test_dropout_changes_neither_shapes_nor_what_it_costs(arms, name):
+    assert shapes(arms[name]) == shapes(arms[f"{name}_dropout"])
+    assert arms[name].account == arms[f"{name}_dropout"].account
+
+
+def test_dropout_stands_before_each_hidden_layer(arms):
     arm = arms["two_hidden_dropout"]
     words = [type(layer).__name__ for layer in arm.module.layers]
     assert words[-6:] == ["Dense", "Activation", "Dropout", "Dense", "Activation", "Dense"]

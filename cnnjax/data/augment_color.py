@@ -162,11 +162,13 @@ def pca_lighting(
 ) -> jax.Array:
     """Adds to all pixels of an image one colour, drawn along the principal components.
 
-    x + 255 sum over k of a_k s_k v_k, rounded to whole bytes and clipped, with a ~ N(0, std^2) for
-    each image and component, s_k the standard deviation along the component v_k.
+    x + 255 sum over k of a_k s_k^2 v_k, rounded to whole bytes and clipped, with a ~ N(0, std^2)
+    for each image and component: s_k is the standard deviation along the component v_k of colours
+    on [0, 1], and its square the eigenvalue.
 
-    The paper scales by the eigenvalues, which are squares of s; on bytes that would be hundreds of
-    levels. As in the code that followed it, it is their roots here.
+    The paper does not say on which range its pixels are. Eigenvalues grow with the square of it, so
+    that on bytes they would shift colours by hundreds of levels; the constants of the code that
+    followed, 0.2175, 0.0188 and 0.0045, are eigenvalues of ImageNet's colours on [0, 1].
 
     Args:
       key: a key; one normal draw of shape (N, C) is taken from it.
@@ -182,11 +184,11 @@ def pca_lighting(
       ValueError: `images` is no batch, components of another number of channels, or std < 0.
 
     >>> images = jnp.full((3, 1, 1, 1), 100, jnp.uint8)
-    >>> components = ColorComponents(np.array([0.25]), np.array([[1.0]]))
+    >>> components = ColorComponents(np.array([0.5]), np.array([[1.0]]))
     >>> pca_lighting(jax.random.key(0), images, components)[:, 0, 0, 0].tolist()
     [110, 113, 97]
 
-    Source: Krizhevsky et al., 2012, section 4.1; the roots: fb.resnet.torch, 2016.
+    Source: Krizhevsky et al., 2012, section 4.1; the range: fb.resnet.torch, 2016.
     """
     check_batch("pca_lighting", images)
     check_bytes("pca_lighting", images)
@@ -199,7 +201,8 @@ def pca_lighting(
         )
     if not std >= 0:
         raise ValueError(f"pca_lighting: std must be 0 or more, got {std}")
-    along = 255 * std * np.asarray(components.std)[:, None] * np.asarray(components.directions)
+    eigenvalues = np.square(np.asarray(components.std, np.float64))
+    along = 255 * std * eigenvalues[:, None] * np.asarray(components.directions)
     draw = jax.random.normal(key, (len(images), num_channels))
     shift = jnp.sum(draw[:, :, None] * jnp.asarray(along, jnp.float32)[None], axis=1)
     levels = jnp.round(shift).astype(jnp.int32)

@@ -67,13 +67,19 @@ def normalisation(config: Config, task: Task) -> Study:
     )
     alpha, size = config.lrn_alpha, ops.LRN_PRESETS["alexnet"]["size"]
 
-    def local_response(name: str, title: str, weighed: str, over: Literal["sum", "mean"]) -> Arm:
+    def local_response(
+        name: str,
+        title: str,
+        weighed: str,
+        over: Literal["sum", "mean"],
+        published: Order = "",
+    ) -> Arm:
         return arm(
             name,
             title,
             f"local response normalisation behind each ReLU, alpha = {alpha:g} over the {weighed}",
             activation=_rectified_and_normalised(alpha, over),
-            published="level",
+            published=published,
         )
 
     return Study(
@@ -94,6 +100,7 @@ def normalisation(config: Config, task: Task) -> Study:
                 "local response, alpha",
                 f"sum of n = {size} squares (AlexNet's paper, TensorFlow)",
                 "sum",
+                published="higher",
             ),
             arm(
                 "batch",
@@ -125,8 +132,9 @@ def normalisation(config: Config, task: Task) -> Study:
             "Batch normalisation is the only one that makes images of a batch depend on each "
             "other, so that its gain is one at this batch size.",
         ),
-        published="Simonyan and Zisserman (2015): local response normalisation gains nothing in "
-        "VGG-A (29.6 % against 29.7 % top-1 error); Ioffe and Szegedy (2015): batch normalisation "
+        published="Krizhevsky et al. (2012): a network of four layers has 13 % error on CIFAR-10 "
+        "without and 11 % with local response normalisation; but it gains nothing in VGG-A on "
+        "ImageNet (Simonyan and Zisserman, 2015). Ioffe and Szegedy (2015): batch normalisation "
         "reaches a higher accuracy in fewer steps.",
     )
 

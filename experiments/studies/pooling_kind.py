@@ -36,7 +36,7 @@ _KINDS: tuple[tuple[str, str, str, str, Order], ...] = (
         "windows of 3x3 that overlap, the last one hanging over the end: volumes of {sizes} pixels "
         "a side",
         "POOL3/2",
-        "higher",
+        "",
     ),
     (
         "max_5_3",
@@ -94,6 +94,7 @@ def pooling_kind(config: Config, task: Task) -> Study:
             "without it the L2 norm, twice the root mean square of its window, and the mean would "
             "start training at other scales.",
         ),
-        published="Scherer et al. (2010): the maximum ahead of the mean; Krizhevsky et al. (2012): "
-        "windows that overlap 0.4 points ahead; CS231n: 5x5 at stride 3 too destructive.",
+        published="Scherer et al. (2010): the maximum ahead of the mean, and windows that overlap "
+        "no significant gain; Krizhevsky et al. (2012): 0.4 points from such windows on ImageNet; "
+        "CS231n: 5x5 at stride 3 too destructive.",
     )

@@ -31,7 +31,7 @@ from cnnjax.data import Images
 from cnnjax.pattern import PatternNet
 from experiments.config import Config
 from experiments.studies import nets
-from experiments.studies.arms import Arm, Curve, Measured, Order, Study, Task, Trained, untuned
+from experiments.studies.arms import Arm, Curve, Measured, Study, Task, Trained, untuned
 from experiments.studies.placing import refuse_shifts
 from experiments.studies.sets import Cut, Sets
 
@@ -142,8 +142,8 @@ def receptive_field_probe(config: Config, task: Task) -> Study:
         ),
         measure=measure,
         outcome="forced-choice accuracy over all distances",
-        published="Araujo et al. (2019): marks further apart than the receptive field cannot be "
-        "told; all other networks here see further than the plain one.",
+        published="The theoretical field (Araujo et al., 2019) says where accuracy must fall to "
+        "one half; see the ticks in the picture of forced-choice accuracy.",
     )
 
 
@@ -245,10 +245,7 @@ def _arm(config: Config, task: Task, geometry: _Geometry) -> Arm:
     columns = nets.columns(
         module, task, receptive_field=along.size or 0, stride=str(along.stride), layers=len(_ONES)
     )
-    published: Order = "" if geometry.name == "plain" else "higher"
-    return Arm(
-        geometry.name, geometry.title, geometry.differs_in, module, columns, published=published
-    )
+    return Arm(geometry.name, geometry.title, geometry.differs_in, module, columns)
 
 
 def _body(module: PatternNet) -> PatternNet:
