@@ -26,6 +26,7 @@ from experiments.arm_table import arm_table
 from experiments.arms_file import write_arms
 from experiments.config import Config, define_flags, from_flags
 from experiments.names import check_name
+from experiments.programs import refuse_augmentation
 from experiments.run_directory import RunDirectory, RunDirectoryError
 from experiments.studies import STUDIES, Arm, Sets, Study, Task, sets_of
 from experiments.trials import Result, Trainer, make_record, with_step_size
@@ -55,6 +56,8 @@ def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
     try:
         config = from_flags()
+        if _SWEEP_DIR.value and not _GRID.value:
+            raise ValueError("--sweep_dir is where a sweep goes, and --grid says what it sweeps")
         if _GRID.value:
             sweep.sweep(
                 config, _GRID.value, _SWEEP_DIR.value, ablate=ablate, dry_run=_DRY_RUN.value
@@ -110,6 +113,7 @@ def ablate(config: Config, *, dry_run: bool = False) -> None:
     path = config.run_dir or config.default_run_dir()
     own = [images for arm in study.arms for images in arm.sets or ()]
     with RunDirectory(path, config, _digest(*sets, *(source or ()), *own)) as directory:
+        directory.refuse_other_arms([arm.name for arm in study.arms], study.baseline)
         print(f"run directory: {directory.path}", flush=True)
         with _signals() as stop:
             write_arms(directory.path, study, task.image_shape)
@@ -135,6 +139,7 @@ def _check_arms(study: Study, config: Config, sets: Sets) -> None:
     """Refuse what an arm alone would meet, before anything is written."""
     for arm in study.arms:
         settings = config.with_settings(arm.settings)
+        refuse_augmentation(settings, (arm.sets or sets).training.images.shape[1:])
         make_optimizer(
             settings.optimization(),
             num_epochs=config.epochs,

@@ -35,7 +35,8 @@ def compare(run_dirs: Sequence[str], output: str | None = None) -> str:
       output: directory to write the report to; None for none.
 
     Raises:
-      ValueError: no directory, one twice, one of no records, or an output that is a run's.
+      ValueError: no directory, one twice, one of no records, or an output that is that of a run or
+        of a sweep.
       FileNotFoundError: a directory that is not there, or not a run's.
       OSError: a file cannot be read or written.
     """
@@ -48,10 +49,12 @@ def compare(run_dirs: Sequence[str], output: str | None = None) -> str:
     for index, path in enumerate(resolved):
         if path in resolved[:index]:
             raise ValueError(f"{paths[index]} is named twice")
-    if output is not None and (Path(output) / "runs.jsonl").exists():
-        raise ValueError(
-            f"--output={output} holds a run, whose report would be lost; name another directory"
-        )
+    for file, what in (("runs.jsonl", "run"), ("sweep.flags", "sweep")):
+        if output is not None and (Path(output) / file).exists():
+            raise ValueError(
+                f"--output={output} holds a {what}, whose report would be lost; name another "
+                "directory"
+            )
     runs = [read_run(path, label) for path, label in zip(paths, labels_of(paths), strict=True)]
     title = "One run" if len(runs) == 1 else f"{len(runs)} runs compared"
     text = aligned(report_lines(title, runs))

@@ -111,10 +111,13 @@ class Comparison:
     def borne_out(self) -> str:
         """Whether this run bears out what is published; "" where nothing is published.
 
-        A difference that is not resolved contradicts nothing; nor does it show two arms level.
+        A difference that is not resolved contradicts nothing; nor does it show two arms level. Nor
+        does one that is left by seeds of which some failed in one arm and not in the other.
         """
         if not self.published:
             return ""
+        if len(self.arm.having("failed")) != len(self.against.having("failed")):
+            return "not resolved"
         if self.word == self.published:
             return "yes"
         opposite = self.word in ("higher", "lower")
@@ -274,6 +277,7 @@ def compare(pairs: Sequence[tuple[Arm, Arm]], outcome: str) -> tuple[Comparison,
     ):
         tested = difference is not None and _tested(difference)
         word, sentence = _verdict(arm, against, difference, p, num_tested, outcome)
+        sentence += _failed(arm, against)
         compared.append(
             Comparison(
                 arm=arm,
@@ -323,6 +327,16 @@ def _seeds(difference: stats.PairedDifference | None, num_tested: int) -> int | 
     if difference is None or not _tested(difference):
         return None
     return stats.pairs_to_resolve(difference, _POWER, _ALPHA, num_tested, _MOST_PAIRS)
+
+
+def _failed(*arms: Arm) -> str:
+    """How many trials of each failed and are in no mean; nothing where none did."""
+    told = [
+        f"; {failed} of {len(arm.trials)} seeds failed in {arm.title}"
+        for arm in arms
+        if (failed := len(arm.having("failed")))
+    ]
+    return "".join(told)
 
 
 def _verdict(

@@ -7,7 +7,7 @@ from typing import Any
 
 from cnnjax.files import write_atomically
 from experiments import html_report, tidy
-from experiments.comparisons import Comparison
+from experiments.comparisons import Arm, Comparison
 from experiments.figure_style import encode_png
 from experiments.joined_plot import arms_figure
 from experiments.joined_runs import (
@@ -20,6 +20,7 @@ from experiments.joined_runs import (
 )
 from experiments.markdown import cell, table
 from experiments.names import column_title
+from experiments.result_tables import tuning_limits
 from experiments.wording import capitalized, p_value, percent, points
 
 __all__ = ["report_lines", "rows", "write"]
@@ -134,6 +135,7 @@ def _arms(runs: Sequence[JoinedRun]) -> list[str]:
         for name in ("parameters", "macs")
         if any(name in trial["account"] for run in runs for trial in run.run.trials)
     ]
+    tuned = any(arm.tuning is not None for run in runs for arm in run.run.arms)
     body = []
     for run in runs:
         for arm in run.run.arms:
@@ -144,12 +146,20 @@ def _arms(runs: Sequence[JoinedRun]) -> list[str]:
             counts = [_flag(account[name]) if name in account else "–" for name in costs]
             failed = str(len(arm.having("failed")))
             titles = [cell(run.label), arm.title]
-            body.append([*titles, mean, interval, str(len(arm.outcomes)), failed, *counts])
+            row = [*titles, mean, interval, str(len(arm.outcomes)), failed, *counts]
+            body.append([*row, _chosen(arm)] if tuned else row)
     outcomes = list(dict.fromkeys(run.outcome for run in runs))
     header = ["run", "arm", cell(" or ".join(outcomes)), "95 % interval", "n", "failed"]
-    header += map(column_title, costs)
+    header += [*map(column_title, costs), *(["learning rate, tuned"] if tuned else [])]
     lines = ["## Every arm of every run", ""]
-    return [*lines, *table(header, body, "llrrrr" + "r" * len(costs)), *_matrix(runs)]
+    alignment = "llrrrr" + "r" * (len(header) - 6)
+    return [*lines, *table(header, body, alignment), *_matrix(runs)]
+
+
+def _chosen(arm: Arm) -> str:
+    """The learning rate that validation images chose for an arm."""
+    chosen = None if arm.tuning is None else arm.tuning["chosen"]
+    return "–" if chosen is None else f"{chosen:g}"
 
 
 def _matrix(runs: Sequence[JoinedRun]) -> list[str]:
@@ -234,8 +244,8 @@ def _limits(runs: Sequence[JoinedRun]) -> list[str]:
             f"Between the runs all are compared with {runs[0].label} and not with one another; the "
             "best of many runs looks better than it is, where it was chosen by its test accuracy."
         )
-    for text in dict.fromkeys(limit for run in runs for limit in run.run.first["limits"]):
-        limits.append(text)
+    of_runs = [[*run.run.first["limits"], *tuning_limits(run.run)] for run in runs]
+    limits += dict.fromkeys(limit for of_run in of_runs for limit in of_run)
     told = [f"- {capitalized(cell(limit))}" for limit in limits]
     return ["## Limits", "", *told, ""] if told else []
 

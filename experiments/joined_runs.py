@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from experiments import comparisons, records
 from experiments.comparisons import Arm, Comparison, Run
+from experiments.config import completed
 
 __all__ = [
     "Between",
@@ -132,8 +133,9 @@ def labels_of(paths: Sequence[Path]) -> list[str]:
 
 def differing_flags(runs: Sequence[JoinedRun]) -> dict[str, list[Any]]:
     """Flags in which runs differ, each with its value in every run; None where it has none."""
-    names = sorted({name for run in runs for name in run.config})
-    values = {name: [run.config.get(name) for run in runs] for name in names}
+    configs = [completed(run.config) for run in runs]
+    names = sorted({name for config in configs for name in config})
+    values = {name: [config.get(name) for config in configs] for name in names}
     return {name: of_runs for name, of_runs in values.items() if _differ(of_runs)}
 
 

@@ -13,7 +13,7 @@ from cnnjax.surgery import horizontal_flips
 from cnnjax.training import Draws, Program, cross_entropy, make_optimizer, smoothed_targets
 from experiments.config import Config
 
-__all__ = ["augment", "make_normalize", "make_program"]
+__all__ = ["augment", "make_normalize", "make_program", "refuse_augmentation"]
 
 # The number of what is drawn in a step's key; shifts and flips have 0 and 1, by a split.
 _DRAWN = {"color_jitter": 2, "pca_lighting": 3, "cutout": 4, "mixup": 5}
@@ -65,6 +65,25 @@ def augment(
     if config.cutout:
         images = datasets.cutout(_key(draws, "cutout"), images, size=config.cutout, fill=fill)
     return images
+
+
+def refuse_augmentation(config: Config, image_shape: tuple[int, ...]) -> None:
+    """Refuse, before anything runs, what `augment` cannot do to images of a shape.
+
+    Args:
+      config: says what to do.
+      image_shape: (height, width, channels).
+
+    Raises:
+      ValueError: a strength that the images do not allow, in the words of the function that it is.
+    """
+
+    def once(key: jax.Array, images: jax.Array) -> jax.Array:
+        draws = Draws(key=key, image_key=key, indices=jnp.arange(2), epoch=jnp.zeros((), jnp.int32))
+        return augment(config, draws, images)
+
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.uint8)
+    jax.eval_shape(once, jax.eval_shape(lambda: jax.random.key(0)), images)
 
 
 def _key(draws: Draws, name: str) -> jax.Array:

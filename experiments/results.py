@@ -6,6 +6,7 @@ the verdict, whether what is published was reproduced, the command, the time and
 Nothing in the table is written by hand, so that a page can be held against the records.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -20,8 +21,8 @@ from absl import app, flags
 from cnnjax.files import write_atomically
 from experiments import comparisons, records
 from experiments.comparisons import Run
+from experiments.config import completed, from_flags
 from experiments.config import define_flags as define_config_flags
-from experiments.config import from_flags
 from experiments.names import as_flag
 
 __all__ = ["BEGIN", "END", "Kept", "command_of", "kept_runs", "published", "replace_table", "table"]
@@ -59,14 +60,26 @@ def kept_runs(directory: Path) -> list[Kept]:
     found = []
     for path in sorted(path.parent for path in directory.glob("*/runs.jsonl")):
         trials, _ = records.read(path / "runs.jsonl")
-        environment = json.loads((path / "environment.json").read_text("utf-8"))["environment"]
+        described = path / "environment.json"
+        try:
+            environment = json.loads(described.read_text("utf-8"))["environment"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{described} is broken, so that the hardware is not known") from None
         sessions = path / "sessions.jsonl"
-        lines = sessions.read_text().splitlines() if sessions.exists() else []
-        seconds = sum(json.loads(line)["seconds"] for line in lines) if lines else None
+        seconds = _seconds(sessions.read_text()) if sessions.exists() else None
         found.append(Kept(path, comparisons.gather(trials), environment, seconds))
     if not found:
         raise FileNotFoundError(f"{directory} has no directory with a runs.jsonl in it")
     return found
+
+
+def _seconds(sessions: str) -> float | None:
+    """What the sessions took together; a last line that a full disk cut short is passed over."""
+    found = []
+    for line in sessions.splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            found.append(json.loads(line)["seconds"])
+    return sum(found) if found else None
 
 
 def table(runs: Sequence[Kept], page: Path, configs: Path) -> str:
@@ -109,14 +122,17 @@ def command_of(run: Run, configs: Path) -> str:
 
     Without a flagfile of the study, or with more than a few departures, every flag of the run.
     """
-    config = run.first["config"]
+    config = completed(run.first["config"])
     commands = []
     for path in sorted(configs.glob("*.flags")):
         values = flags.FlagValues()
         define_config_flags(values)
-        values(["ablate", f"--flagfile={path}"])
-        found = from_flags(values).identity()
-        if found["study"] == config["study"] and found.keys() <= config.keys():
+        try:
+            values(["ablate", f"--flagfile={path}"])
+        except flags.Error:  # Of a sweep, which is no single run.
+            continue
+        found = completed(from_flags(values).identity())
+        if found["study"] == config["study"]:
             departures = [
                 as_flag(name, config[name]) for name in config if config[name] != found.get(name)
             ]

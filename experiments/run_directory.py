@@ -24,11 +24,33 @@ from experiments import environment, records
 from experiments.config import Config
 from experiments.records import Record
 
-__all__ = ["RunDirectory", "RunDirectoryError"]
+__all__ = ["RunDirectory", "RunDirectoryError", "refuse_other_config"]
 
 
 class RunDirectoryError(Exception):
     """The directory cannot be used for this run; the message is one sentence for the user."""
+
+
+def refuse_other_config(path: Path, config: Config) -> None:
+    """Refuse a directory that holds a run of another config.
+
+    Raises:
+      RunDirectoryError: it does.
+      OSError: its flags cannot be read.
+    """
+    flagfile = path / "resolved.flags"
+    if not flagfile.exists():
+        return
+    written = [line for line in flagfile.read_text().splitlines() if line.startswith("--")]
+    # Where a run lies and its data came from is no part of what it is.
+    old = [line for line in written if not line.startswith(("--run_dir=", "--data_dir="))]
+    lines = config.as_flags()
+    if old != lines:
+        was, now = sorted(set(old) - set(lines)), sorted(set(lines) - set(old))
+        raise RunDirectoryError(
+            f"{path} holds another config: it ran with {' '.join(was) or 'fewer flags'}, and you "
+            f"ask for {' '.join(now) or 'fewer flags'}; choose another directory with --run_dir"
+        )
 
 
 class RunDirectory:
@@ -109,6 +131,19 @@ class RunDirectory:
         """Whether the trial is finished."""
         return any(r["arm"] == arm and r["seed"] == seed for r in self.records)
 
+    def refuse_other_arms(self, planned_arms: list[str], baseline: str) -> None:
+        """Refuse trials of a study that has other arms now, which no report could join.
+
+        Raises:
+          RunDirectoryError: there are such trials.
+        """
+        for record in self.records:
+            if (record["planned_arms"], record["baseline"]) != (planned_arms, baseline):
+                raise RunDirectoryError(
+                    f"{self.path} holds trials of other arms than the study has now, after a "
+                    "change of the code; choose another directory with --run_dir"
+                )
+
     def append(self, record: Record) -> None:
         """Keep the record of a finished trial.
 
@@ -147,16 +182,7 @@ class RunDirectory:
                 places.append(f"--data_dir={os.path.abspath(self.config.data_dir)}")
             write_atomically(flagfile, header + "\n".join([*lines, *places]) + "\n")
             return
-        written = [line for line in flagfile.read_text().splitlines() if line.startswith("--")]
-        # Where a run lies and its data came from is no part of what it is.
-        old = [line for line in written if not line.startswith(("--run_dir=", "--data_dir="))]
-        if old != lines:
-            was, now = sorted(set(old) - set(lines)), sorted(set(lines) - set(old))
-            raise RunDirectoryError(
-                f"{self.path} holds another config: it ran with {' '.join(was) or 'fewer flags'}, "
-                f"and you ask for {' '.join(now) or 'fewer flags'}; choose another directory with "
-                "--run_dir"
-            )
+        refuse_other_config(self.path, self.config)
         try:
             known: dict[str, Any] = json.loads(described.read_text())
             known_digest, sessions = known["dataset_sha256"], known["resumed"]

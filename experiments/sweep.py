@@ -23,7 +23,7 @@ from experiments import joined_report
 from experiments.config import Config
 from experiments.joined_runs import JoinedRun, read_run
 from experiments.names import check_name, short_digest
-from experiments.run_directory import RunDirectoryError
+from experiments.run_directory import RunDirectoryError, refuse_other_config
 from experiments.studies import STUDIES
 from experiments.terminal_tables import aligned
 
@@ -225,8 +225,11 @@ def _check(planned: Sequence[Combination], ablate: _Ablate, dry_run: bool) -> No
         try:
             with shown:
                 ablate(config, dry_run=True)
-        except ValueError as error:
-            raise ValueError(f"{label}: {error}") from None
+                if not dry_run:
+                    refuse_other_config(Path(config.run_dir or ""), config)
+        except (ValueError, RunDirectoryError) as error:
+            told = str(error).replace("--run_dir", "--sweep_dir")
+            raise ValueError(f"{label}: {told}") from None
 
 
 def _run(planned: Sequence[Combination], ablate: _Ablate) -> dict[str, str]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from cnnjax.files import write_atomically
+from experiments.config import completed
 from experiments.records import Record
 
 __all__ = ["to_jsonl", "to_parquet", "to_row", "write"]
@@ -62,7 +63,7 @@ def to_row(record: Record, **more: Value) -> dict[str, Value]:
     row |= {f"pretraining_{name}": value for name, value in pretraining.items()}
     row |= {f"num_{name}": examples[name] for name in ("train", "validation", "test")}
     row |= {f"account_{name}": value for name, value in record["account"].items()}
-    flags = {**record["config"], **record.get("settings", {})}
+    flags = {**completed(record["config"]), **record.get("settings", {})}
     return row | {f"flag_{name}": _plain(value) for name, value in flags.items()}
 
 

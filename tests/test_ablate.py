@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from absl import flags
+from made_records import make_records
 
 from experiments import ablate, records, report
 from experiments.config import Config
+from experiments.run_directory import RunDirectory, RunDirectoryError
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_ARMS = 5
@@ -403,6 +405,35 @@ def test_dry_run_prints_the_table_and_writes_nothing(tmp_path, capsys):
         ablate.main(["ablate"])
     assert "three 3x3, 12 wide" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
+
+
+def test_an_augmentation_that_the_images_do_not_allow_is_refused_before_anything_runs(tmp_path):
+    changes = {"shift": 28, "shift_mode": "reflect", "run_dir": str(tmp_path / "run")}
+    with flag_values(**changes), pytest.raises(SystemExit, match=r"random_shift_crop: "):
+        ablate.main(["ablate"])
+    # Of one arm alone, which reflects where the run does not.
+    changes |= {"shift_mode": "constant", "study": "augmentation"}
+    changes["augmentations"] = "flips_shifts,reflected"
+    with flag_values(**changes), pytest.raises(SystemExit, match=r"random_shift_crop: "):
+        ablate.main(["ablate"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_for_a_sweep_wants_a_grid(tmp_path):
+    with (
+        flag_values(sweep_dir=str(tmp_path / "sweep")),
+        pytest.raises(SystemExit, match="--grid says what it sweeps"),
+    ):
+        ablate.main(["ablate"])
+
+
+def test_trials_of_a_study_that_had_other_arms_are_refused(tmp_path):
+    with RunDirectory(tmp_path / "run", Config(), "digest") as directory:
+        directory.records = make_records({"base": [0.5], "wide": [0.6]})
+        directory.refuse_other_arms(["base", "wide"], "base")
+        for arms, baseline in ((["base", "wide", "wider"], "base"), (["base", "wide"], "wide")):
+            with pytest.raises(RunDirectoryError, match="of other arms than the study has now"):
+                directory.refuse_other_arms(arms, baseline)
 
 
 def test_the_default_directory_is_that_of_the_config_alone():

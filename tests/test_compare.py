@@ -90,6 +90,27 @@ def test_what_differs_between_the_configs_is_a_table_of_those_flags_alone(two):
     assert "`dataset`" not in text
 
 
+def test_a_flag_that_one_run_leaves_at_its_default_is_told_with_it(tmp_path, two):
+    config = {"dataset": "mnist_5k", "learning_rate": 0.01, "flip": False, "cutout": 8}
+    third = make_run(tmp_path / "third", {"narrow": [0.5], "wide": [0.6]}, config=config)
+    text = text_of(two[0], third)
+    assert "| run | `cutout` |" in text
+    assert rows_of(text, "What differs between the runs") == [["first", "0"], ["third", "8"]]
+
+
+def test_learning_rates_that_were_tuned_stand_beside_their_arms(tmp_path, two):
+    tuning = {"seed": 9, "learning_rates": [0.1, 0.3], "validation_accuracies": [0.5, 0.6]}
+    third = make_run(
+        tmp_path / "third", {"narrow": [0.5], "wide": [0.6]}, tuning={**tuning, "chosen": 0.3}
+    )
+    text = text_of(two[0], third)
+    table = rows_of(text, "Every arm of every run")
+    assert [row[-1] for row in table[:4]] == ["–", "–", "0.3", "0.3"]
+    assert "The largest learning rate of the grid was the best for" in text
+    assert "learning rate, tuned" in text
+    assert "learning rate, tuned" not in text_of(*two)
+
+
 def test_runs_of_one_config_say_that_no_flag_differs(tmp_path, two):
     again = make_run(tmp_path / "again", SECOND)
     assert "No flag: the runs have the same config." in text_of(two[0], again)
@@ -218,6 +239,10 @@ def test_what_is_no_run_is_refused_in_one_sentence(tmp_path, two, capsys, monkey
     monkeypatch.setattr(compare, "flags", _Flags(str(two[0])))
     assert compare.main(["compare", *map(str, two)]) == 1
     assert "holds a run, whose report would be lost" in capsys.readouterr().err
+    (tmp_path / "empty" / "sweep.flags").touch()
+    monkeypatch.setattr(compare, "flags", _Flags(str(tmp_path / "empty")))
+    assert compare.main(["compare", *map(str, two)]) == 1
+    assert "holds a sweep, whose report would be lost" in capsys.readouterr().err
 
 
 class _Flags:

@@ -203,6 +203,20 @@ def test_what_is_published_is_held_against_the_comparison(
     assert (comparison.published, comparison.borne_out) == (published, answer)
 
 
+def test_seeds_that_failed_are_in_the_verdict_and_bear_nothing_out() -> None:
+    good = shifted("clear")
+    made = make_records({"base": BASE, "arm": [None, *good[1:]]})
+    comparison = by_arm(changed(made, {"arm": {"published_order": "higher"}}))["arm"]
+    assert comparison.word == "higher"
+    assert comparison.sentence.endswith("n=4; 1 of 5 seeds failed in arm")
+    assert comparison.borne_out == "not resolved"
+    made = make_records({"base": [None, *BASE[1:]], "arm": [None, *good[1:]]})
+    comparison = by_arm(changed(made, {"arm": {"published_order": "higher"}}))["arm"]
+    both = "n=4; 1 of 5 seeds failed in arm; 1 of 5 seeds failed in base"
+    assert comparison.sentence.endswith(both)
+    assert comparison.borne_out == "yes"
+
+
 def test_the_report_shows_the_claim_and_what_became_of_it(tmp_path: Path) -> None:
     made = make_records({"base": BASE, "clear": shifted("clear"), "level": shifted("level")})
     claim = {"published": "Wider is better (Doe, 2015)"}

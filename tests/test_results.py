@@ -67,9 +67,10 @@ def test_the_command_is_the_nearest_flagfile_and_where_the_run_departs(trials, t
     (tmp_path / "near.flags").unlink()
     departures = "--epochs=6 --flip --seeds=7"
     assert results.command_of(run, tmp_path).endswith(f"far.flags {departures}")
-    # A flag that the run left at its default cannot be told by those it has.
+    # A flag that the run left at its default is told all the same, and a sweep is no run.
+    (tmp_path / "sweep.flags").write_text("--study=fine_tuning\n--grid=seeds=7,8\n")
     (tmp_path / "far.flags").write_text("--study=fine_tuning\n--train_size=1000\n")
-    assert results.command_of(run, tmp_path) == trials[0]["command"]
+    assert results.command_of(run, tmp_path).endswith("far.flags --flip --seeds=7 --train_size=0")
 
 
 def test_a_run_far_from_any_flagfile_gives_every_flag(trials, tmp_path):
@@ -97,6 +98,17 @@ def test_the_table_stands_between_its_markers(tmp_path, capsys):
     assert "| 4 min | 2 cores, AMD EPYC |" in row
     assert runs[0].run.verdict in row
     assert results.replace_table(text, lines) == text
+
+
+def test_a_session_that_a_full_disk_cut_short_is_passed_over(tmp_path):
+    kept = tmp_path / "kept" / "one"
+    shutil.copytree(ONE, kept)
+    (kept / "sessions.jsonl").write_text('{"finished_trials": 20, "seconds": 200.0}\n{"finished_t')
+    (run,) = results.kept_runs(tmp_path / "kept")
+    assert run.seconds == 200
+    (kept / "environment.json").write_text("{")
+    with pytest.raises(ValueError, match=r"one/environment\.json is broken"):
+        results.kept_runs(tmp_path / "kept")
 
 
 def test_a_page_without_markers_and_a_directory_without_runs_are_refused(tmp_path):

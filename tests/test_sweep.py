@@ -137,6 +137,25 @@ def test_nothing_runs_when_one_combination_is_refused(tmp_path):
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_directory_of_another_sweep_is_refused_and_left_as_it_is(tmp_path):
+    run(tmp_path, Ablate())
+    first, *_ = sweep.combinations(Config(), sweep.parse_grid(GRID), tmp_path / "sweep")
+    flags_of_first = "\n".join(first.config.as_flags())
+    (Path(first.config.run_dir) / "resolved.flags").write_text(flags_of_first)
+    # The very same sweep goes on.
+    run(tmp_path, Ablate())
+
+    def held():
+        files = [path for path in (tmp_path / "sweep").rglob("*") if path.is_file()]
+        return {path: path.read_bytes() for path in files}
+
+    before, ablate = held(), Ablate()
+    with pytest.raises(ValueError, match=r"holds another config: .* with --sweep_dir"):
+        run(tmp_path, ablate, epochs=3)
+    assert not ablate.run
+    assert held() == before
+
+
 def test_a_dry_run_prints_the_table_of_every_combination_and_writes_nothing(tmp_path, capsys):
     sweep.sweep(Config(), GRID, str(tmp_path / "sweep"), ablate=(ablate := Ablate()), dry_run=True)
     printed = capsys.readouterr().out

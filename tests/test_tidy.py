@@ -11,6 +11,18 @@ from pyarrow import parquet
 
 from experiments import tidy
 
+LATER = {
+    "flag_compute_dtype": "float32",
+    "flag_peak_fraction": 0.25,
+    "flag_shift_mode": "constant",
+    "flag_flip_kind": "random",
+    "flag_color_jitter": 0.0,
+    "flag_pca_lighting": 0.0,
+    "flag_mixup": 0.0,
+    "flag_label_smoothing": 0.0,
+    "flag_tune": "",
+}
+
 
 def frame(rows):
     return pandas.read_parquet(io.BytesIO(tidy.to_parquet(rows)))
@@ -20,7 +32,13 @@ def test_a_row_holds_the_trial_its_account_and_the_flags_that_it_was_trained_wit
     record = made_record("wide", 2, 0.75, settings={"flip": True}, against="narrow")
     record["metrics"]["best_epoch"] = 1
     record["pretraining"] = {"test_accuracy": 0.5, "test_loss": 1.5}
-    assert tidy.to_row(record, run="first") == {
+    row = tidy.to_row(record, run="first")
+    # Flags that came after the first runs, at the defaults that the record leaves out.
+    later = {name: row.pop(name) for name in ("flag_train_size", "flag_cutout", "flag_tta_flip")}
+    assert later == {"flag_train_size": 0, "flag_cutout": 0, "flag_tta_flip": False}
+    others = [name for name in row if name in LATER]
+    assert {name: row.pop(name) for name in others} == {name: LATER[name] for name in others}
+    assert row == {
         "run": "first",
         "study": "widths",
         "arm": "wide",
@@ -50,6 +68,15 @@ def test_a_row_holds_the_trial_its_account_and_the_flags_that_it_was_trained_wit
         # Of the arm, not of the run.
         "flag_flip": True,
     }
+
+
+def test_runs_can_be_grouped_by_a_flag_that_one_of_them_leaves_at_its_default():
+    config = made_record("wide", 0, 0.5)["config"]
+    rows = [
+        tidy.to_row(made_record("wide", seed, 0.5, config={**config, **more}))
+        for seed, more in enumerate(({}, {"cutout": 8}))
+    ]
+    assert frame(rows).groupby("flag_cutout")["seed"].max().to_dict() == {0: 0, 8: 1}
 
 
 def test_the_outcome_is_what_the_study_measures_where_it_measures_one():
