@@ -16,7 +16,7 @@ from absl import flags
 from cnnjax.training import RECIPES, Recipe
 from experiments.names import as_flag, check_name, short_digest
 
-__all__ = ["SEED_AXES", "TUNING_SEED", "Config", "completed", "define_flags", "from_flags"]
+__all__ = ["SEED_AXES", "TUNING_SEED", "Config", "define_flags", "from_flags"]
 
 SEED_AXES = ("sequential", "vmap")
 # Of the trainings that choose a step size: no trial of a run that tunes has this seed.
@@ -363,16 +363,6 @@ class Config:
         (['--study=stack_vs_large_kernel', '--dataset=mnist_5k'], ['--shift=2', '--flip'])
         """
         return [as_flag(name, value) for name, value in self.identity().items()]
-
-
-def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags of a run's identity, and the defaults that it leaves out."""
-    known = {
-        field.name: field.default
-        for field in dataclasses.fields(Config)
-        if field.metadata["later"] and field.metadata["study"] in (None, identity.get("study"))
-    }
-    return {**identity, **{name: known[name] for name in known if name not in identity}}
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:

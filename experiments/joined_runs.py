@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from experiments import comparisons, records
 from experiments.comparisons import Arm, Comparison, Run
-from experiments.config import completed
+from experiments.record_fields import completed
 
 __all__ = [
     "Between",

@@ -12,7 +12,34 @@ __all__ = [
     "PretrainingMetrics",
     "Record",
     "TuningRecord",
+    "completed",
 ]
+
+# Flags that came after the first runs, at the values that are what runs did before: records leave
+# them out where they have these. `Config` has the same; reports are drawn without it, and JAX.
+_LEFT_OUT: Mapping[str, Any] = {
+    "train_size": 0,
+    "peak_fraction": 0.25,
+    "tune": "",
+    "compute_dtype": "float32",
+    "shift_mode": "constant",
+    "flip_kind": "random",
+    "color_jitter": 0.0,
+    "pca_lighting": 0.0,
+    "cutout": 0,
+    "mixup": 0.0,
+    "label_smoothing": 0.0,
+    "tta_flip": False,
+}
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of a record, and those that it leaves out.
+
+    >>> completed({"shift": 2, "cutout": 8})["cutout"], completed({"shift": 2})["cutout"]
+    (8, 0)
+    """
+    return {**config, **{name: _LEFT_OUT[name] for name in _LEFT_OUT if name not in config}}
 
 
 class Failure(TypedDict):

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from cnnjax.files import write_atomically
-from experiments.config import completed
+from experiments.record_fields import completed
 from experiments.records import Record
 
 __all__ = ["to_jsonl", "to_parquet", "to_row", "write"]

@@ -185,7 +185,10 @@ def test_all_trials_failed_is_a_report_without_a_verdict(tmp_path: Path) -> None
     text = draw(
         tmp_path, make_records({"one_7x7": [None] * 2, "three_3x3": [None] * 2}), pictures=True
     )
-    assert "**No verdict on three 3x3 against one 7x7: no seed is completed in both.**" in text
+    told = (
+        "no seed is completed in both; 2 of 2 seeds failed in three 3x3; 2 of 2 seeds failed in one"
+    )
+    assert f"**No verdict on three 3x3 against one 7x7: {told} 7x7.**" in text
     assert row_of(text, "three 3x3", section="Results")[1:] == [
         *("–", "–", "0", "–", "–", "no pairs")
     ]

@@ -1,5 +1,6 @@
 """Tidy rows hold what the records hold, and pandas reads them in one line."""
 
+import dataclasses
 import io
 import json
 import math
@@ -10,6 +11,8 @@ from made_runs import made_record
 from pyarrow import parquet
 
 from experiments import tidy
+from experiments.config import Config
+from experiments.record_fields import completed
 
 LATER = {
     "flag_compute_dtype": "float32",
@@ -68,6 +71,13 @@ def test_a_row_holds_the_trial_its_account_and_the_flags_that_it_was_trained_wit
         # Of the arm, not of the run.
         "flag_flip": True,
     }
+
+
+def test_what_records_leave_out_is_what_the_config_leaves_out():
+    later = {f.name: f.default for f in dataclasses.fields(Config) if f.metadata["later"]}
+    assert completed({}) == later
+    config = Config(cutout=8)
+    assert completed(config.identity()) == {**later, **config.identity()}
 
 
 def test_runs_can_be_grouped_by_a_flag_that_one_of_them_leaves_at_its_default():

@@ -147,9 +147,10 @@ def test_tuning_tests_nothing(tmp_path):
         patch.setattr(Program, "evaluate", refuse)
         with pytest.raises(RuntimeError, match="a test"):
             run(tmp_path / "run", TUNED)
-    # All of the tuning is done; the pretraining of an arm is not tuned, and is tested.
+    # All of the tuning is done, with the pretraining that it takes, and no trial.
     log = (tmp_path / "run" / "tuning.jsonl").read_text().splitlines()
-    assert [json.loads(line)["arm"] for line in log] == ["plain", "plain"]
+    assert [json.loads(line)["arm"] for line in log] == ["plain"] * 2 + ["initial"] * 2
+    assert not (tmp_path / "run" / "runs.jsonl").exists()
 
 
 def test_a_run_that_is_stopped_in_tuning_goes_on_to_the_same_bytes(
