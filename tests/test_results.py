@@ -95,7 +95,7 @@ def test_the_table_stands_between_its_markers(tmp_path, capsys):
     header, rule, row = lines.splitlines()
     assert header.count("|") == rule.count("|") == row.count("|")
     assert "](../kept/one/REPORT.md) (MNIST, 250 images, 40 epochs)" in row
-    assert "| 4 min | 2 cores, AMD EPYC |" in row
+    assert "| 4 min | 1 core, AMD EPYC |" in row
     assert runs[0].run.verdict in row
     assert results.replace_table(text, lines) == text
 
