@@ -67,6 +67,8 @@ def augment(
     return images
 
 
+# Most arms of a run share their settings, and tracing takes some hundredths of a second each.
+@functools.cache
 def refuse_augmentation(config: Config, image_shape: tuple[int, ...]) -> None:
     """Refuse, before anything runs, what `augment` cannot do to images of a shape.
 
