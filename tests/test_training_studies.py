@@ -85,7 +85,6 @@ def test_each_augmentation_is_what_it_is_compared_with_and_one_thing_more():
         ("augmentation", {"augmentations": "flip,flips_shifts"}, "unknown --augmentations 'flip'"),
         ("ensemble", {"ensemble_sizes": "3,5"}, "growing whole numbers from 1 on"),
         ("ensemble", {"ensemble_sizes": "1,two"}, "got '1,two'"),
-        ("recipe", {"without": ""}, "--without must name some of label_smoothing, flips"),
         ("recipe", {"without": "flips"}, "names flips, which the recipe does not have"),
         ("recipe", {"without": "smoothing"}, "unknown --without 'smoothing'"),
     ],
@@ -334,6 +333,16 @@ def test_the_recipe_and_its_parts():
     }
     assert all(arm.account == found.arms[0].account for arm in found.arms)
     assert config.flip
+
+
+def test_the_recipe_alone_is_one_arm_of_six_convolutions():
+    found, _ = study("recipe", without="")
+    assert [arm.name for arm in found.arms] == [found.baseline] == [found.headline_arm] == ["whole"]
+    assert found.question == "What does the recipe reach?"
+    # Kernels of 3x3 without a bias, scale and shift of each normalisation, and the scores.
+    widths = [TASK.image_shape[-1], 2, 4, 4, 8, 8, 16]
+    expected = sum(9 * a * b + 2 * b for a, b in itertools.pairwise(widths)) + 16 * 10 + 10
+    assert found.arms[0].account["parameters"] == expected
 
 
 # Whole runs on a few digits, 8 steps.
