@@ -339,9 +339,9 @@ def test_the_recipe_alone_is_one_arm_of_six_convolutions():
     found, _ = study("recipe", without="")
     assert [arm.name for arm in found.arms] == [found.baseline] == [found.headline_arm] == ["whole"]
     assert found.question == "What does the recipe reach?"
-    # Kernels of 3x3 without a bias, scale and shift of each normalisation, and the scores.
+    # Kernels of 3x3 and biases, scale and shift of each normalisation, and the scores.
     widths = [TASK.image_shape[-1], 2, 4, 4, 8, 8, 16]
-    expected = sum(9 * a * b + 2 * b for a, b in itertools.pairwise(widths)) + 16 * 10 + 10
+    expected = sum(9 * a * b + 3 * b for a, b in itertools.pairwise(widths)) + 16 * 10 + 10
     assert found.arms[0].account["parameters"] == expected
 
 
