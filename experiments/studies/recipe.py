@@ -1,8 +1,8 @@
 """What does the recipe that the studies share reach on this data, and what do its parts give?
 
 Six convolutions with batch normalisation in four stages, C, 2C, 4C and 8C wide, trained as the
-flags say; and the same with one part of the recipe left out at a time. `--without=` leaves none out:
-one arm, which is compared with nothing.
+flags say; and the same with one part of the recipe left out at a time. `--without=` leaves none
+out: one arm, which is compared with nothing.
 
 Source: the parts' own papers; the network is of the kind of Page, "How to train your ResNet",
 2018, and Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024.
