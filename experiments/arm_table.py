@@ -9,7 +9,10 @@ __all__ = ["arm_table"]
 
 
 def arm_table(arms: Sequence[Arm]) -> str:
-    """A terminal table of the arms' accounts, and one line each on what is and is not equal."""
+    """A terminal table of the arms' accounts, and one line each on what is and is not equal.
+
+    Of one arm there is nothing to say of either.
+    """
     columns = list(arms[0].account)
     header = ["arm", *(column_title(column) for column in columns)]
     body = [[arm.title, *(_cell(arm.account[column]) for column in columns)] for arm in arms]
@@ -22,16 +25,14 @@ def arm_table(arms: Sequence[Arm]) -> str:
 
     equal = [c for c in columns if len({arm.account[c] for arm in arms}) == 1]
     unequal = [c for c in columns if c not in equal]
-    return "\n".join(
-        [
-            line(header),
-            line(["-" * width for width in widths]),
-            *(line(row) for row in body),
+    lines = [line(header), line(["-" * width for width in widths]), *map(line, body)]
+    if len(arms) > 1:
+        lines += [
             "",
             f"held equal: {', '.join(map(column_title, equal)) or 'nothing'}",
             f"not equal:  {', '.join(map(column_title, unequal)) or 'nothing'}",
         ]
-    )
+    return "\n".join(lines)
 
 
 def _cell(value: int | float | str) -> str:

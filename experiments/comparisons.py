@@ -164,6 +164,11 @@ class Run:
         return len(self.arms) * len(self.first["planned_seeds"])
 
     @property
+    def alone(self) -> bool:
+        """Whether it is of one arm, which there is nothing to compare with."""
+        return len(self.arms) == 1
+
+    @property
     def partners_differ(self) -> bool:
         """Whether an arm is compared with another one than the baseline."""
         return any(comparison.against is not self.baseline for comparison in self.comparisons)
@@ -178,9 +183,12 @@ class Run:
     @property
     def verdict(self) -> str:
         """The answer in one sentence, as it stands at the head of a report."""
-        if self.headline is None:
+        if self.alone:
+            sentence = _reached(self.baseline, self.outcome)
+        elif self.headline is None:
             return "No verdict: the run has no arm that is compared with another."
-        sentence = self.headline.sentence
+        else:
+            sentence = self.headline.sentence
         unfinished = len(self.trials) < self.num_planned
         return capitalized(f"so far, {sentence}" if unfinished else sentence)
 
@@ -337,6 +345,19 @@ def _failed(*arms: Arm) -> str:
         if (failed := len(arm.having("failed")))
     ]
     return "".join(told)
+
+
+def _reached(arm: Arm, outcome: str) -> str:
+    """What an arm that is compared with none came to, in a sentence."""
+    values = list(arm.outcomes.values())
+    failed = _failed(arm)
+    if not values:
+        return f"no verdict on {arm.title}: no seed is completed{failed}"
+    mean, interval = percent(values)
+    sure = f"95 % interval {interval}, n={len(values)}"
+    if len(values) == 1:
+        sure = "from one seed, which gives no interval"
+    return f"{arm.title} comes to {mean} {outcome}, {sure}{failed}"
 
 
 def _verdict(

@@ -37,16 +37,17 @@ def accuracy_figure(run: Run) -> Figure:
       run: its arms are the rows from the top.
 
     Returns:
-      A figure of two panels, in percent and in percentage points.
+      A figure of two panels, in percent and in percentage points; of one arm the first alone.
     """
     arms = run.arms
-    compared = [run.comparison(arm) for arm in arms]
     outcomes = [arm.outcomes for arm in arms]
-    differences = [{} if c is None else c.differences for c in compared]
     figure = new_figure(1.7 + 0.85 * len(arms))
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.15, 1))
+    if run.alone:
+        left = figure.subplots()
+    else:
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.15, 1))
+        _draw_differences(right, run)
     _rows(left, outcomes, joined=True)
-    _rows(right, differences, joined=False)
     counts = [f"n = {len(of_arm)}" for of_arm in outcomes]
     labels = [f"{wrapped(arm.title)}\n{n}" for arm, n in zip(arms, counts, strict=True)]
     left.set_yticks(range(len(arms)), labels)
@@ -56,6 +57,14 @@ def accuracy_figure(run: Run) -> Figure:
     left.set_xlabel(f"{outcome} (%)")
     title = f"{outcome[:1].upper()}{outcome[1:]}: every seed, mean, 95 % interval"
     left.set_title(title if len(title) < 52 else "Every seed, mean, 95 % interval", fontsize=11)
+    return figure
+
+
+def _draw_differences(right: Axes, run: Run) -> None:
+    """Draw the paired difference of every arm from its partner, a row each."""
+    compared = [run.comparison(arm) for arm in run.arms]
+    outcome = shortened(run.outcome, 40)
+    _rows(right, [{} if c is None else c.differences for c in compared], joined=False)
     right.axvline(0, color="black", linewidth=0.8, zorder=1)
     # A long name would run into the other panel's.
     of_what = f" in {outcome}" if len(outcome) < 18 else ""
@@ -64,7 +73,7 @@ def accuracy_figure(run: Run) -> Figure:
     right.set_title(f"Paired difference from {partner}", fontsize=11)
     for row, comparison in enumerate(compared):
         right.annotate(
-            _beside(run, arms[row], comparison),
+            _beside(run, run.arms[row], comparison),
             (1, row),
             xycoords=right.get_yaxis_transform(),
             xytext=(6, 0),
@@ -73,7 +82,6 @@ def accuracy_figure(run: Run) -> Figure:
             fontsize=8,
             color=GREY,
         )
-    return figure
 
 
 def _beside(run: Run, arm: Arm, comparison: Comparison | None) -> str:

@@ -135,8 +135,9 @@ def _head(run: Run, dropped: str | None) -> list[str]:
         lines += [*(f"- {capitalized(c.sentence)}" for c in run.comparisons), ""]
     examples, num_seeds = first["num_examples"], len(first["planned_seeds"])
     lines += [
-        f"Study `{first['study']}`: {len(run.arms)} arms, {num_seeds} paired "
-        f"{'seed' if num_seeds == 1 else 'seeds'} each; {examples['train']:,} training, "
+        f"Study `{first['study']}`: {'one arm' if run.alone else f'{len(run.arms)} arms'}, "
+        f"{num_seeds} {'' if run.alone else 'paired '}{'seed' if num_seeds == 1 else 'seeds'}"
+        f"{'' if run.alone else ' each'}; {examples['train']:,} training, "
         f"{examples['validation']:,} validation and {examples['test']:,} test images.",
         "",
     ]
@@ -148,8 +149,8 @@ def _account(run: Run) -> list[str]:
     known = {arm.name: next(iter(arm.trials.values())) for arm in arms if arm.trials}
     accounts = {name: trial["account"] for name, trial in known.items()}
     columns = list(dict.fromkeys(column for account in accounts.values() for column in account))
-    lines = ["## What is held equal, and what is not", ""]
-    if len(accounts) == 1:
+    lines = ["## What it costs" if run.alone else "## What is held equal, and what is not", ""]
+    if len(accounts) == 1 and not run.alone:
         lines += ["One arm alone has a finished trial; there is nothing to compare yet.", ""]
     values = {column: [account.get(column) for account in accounts.values()] for column in columns}
     equal = [c for c in columns if all(value == values[c][0] for value in values[c])]
@@ -173,7 +174,10 @@ def _account(run: Run) -> list[str]:
         rows.append([named(arm, run), differs_in, *cells])
         if departing:
             rows[-1].insert(2, settings_cell(arm) or "–")
-    titles = ["arm", "differs in", *(["its own flags"] if departing else [])]
+        if run.alone:
+            del rows[-1][1]
+    titles = ["arm", *([] if run.alone else ["differs in"])]
+    titles += ["its own flags"] if departing else []
     lines += table([*titles, *header], rows, "l" * len(titles) + "r" * len(columns))
     if len(accounts) > 1 and baseline.name in accounts and unequal:
         lines += ["Bold columns differ between arms; in brackets, times the baseline's.", ""]
@@ -223,8 +227,9 @@ def _limits(run: Run) -> list[str]:
     counts = [len(arm.outcomes) for arm in run.arms if arm.outcomes]
     if counts and min(counts) < 10:
         limits.append(
-            f"Few seeds (n={min(counts)} in the smallest arm): Student's t takes differences as "
-            "normally distributed, which so few cannot show."
+            f"Few seeds (n={min(counts)}{'' if run.alone else ' in the smallest arm'}): Student's "
+            f"t takes {'accuracies' if run.alone else 'differences'} as normally distributed, "
+            "which so few cannot show."
         )
     if any(comparison.num_comparisons > 1 for comparison in run.comparisons):
         limits.append(

@@ -33,12 +33,14 @@ def result_section(run: Run) -> list[str]:
         partner = "the arm that is named, each arm from its own"
     else:
         partner = run.baseline.title
-    lines += [
-        f"Means over seeds with Student's t intervals. Differences are of {what}, in percentage "
-        f"points from {partner}, over the seeds that both completed.",
-        "",
-    ]
-    lines += [f"![{upper_first(what)} of every seed, and paired differences](accuracy.png)"]
+    told, drawn = "Means over seeds with Student's t intervals.", "of every seed"
+    if not run.alone:
+        told += (
+            f" Differences are of {what}, in percentage points from {partner}, over the seeds that "
+            "both completed."
+        )
+        drawn += ", and paired differences"
+    lines += [told, "", f"![{upper_first(what)} {drawn}](accuracy.png)"]
     lines += ["", "![Learning curves](curves.png)", ""]
     if any(comparison.tested for comparison in run.comparisons):
         lines += ["## How sure the differences are", "", *_tests(run)]
@@ -55,7 +57,9 @@ def _outcomes(run: Run) -> list[str]:
     alignment += "rrr"
     if run.partners_differ:
         header, alignment = [*header, "compared with"], alignment + "l"
-    header += ["difference, points", "95 % interval", "verdict"]
+    if not run.alone:
+        header += ["difference, points", "95 % interval", "verdict"]
+        alignment += "rrl"
     rows = []
     for arm in run.arms:
         comparison = run.comparison(arm)
@@ -65,9 +69,10 @@ def _outcomes(run: Run) -> list[str]:
         row += [*percent(list(arm.accuracies.values())), str(len(arm.accuracies))]
         if run.partners_differ:
             row.append("–" if comparison is None else comparison.against.title)
-        row += _difference(arm, comparison, run)
+        if not run.alone:
+            row += _difference(arm, comparison, run)
         rows.append(row)
-    return table(header, rows, alignment + "rrl")
+    return table(header, rows, alignment)
 
 
 def _difference(arm: Arm, comparison: Comparison | None, run: Run) -> list[str]:
@@ -281,5 +286,6 @@ def settings_cell(arm: Arm) -> str:
 
 
 def named(arm: Arm, run: Run) -> str:
-    """The title of an arm, and whether it is the baseline."""
-    return f"{arm.title} (baseline)" if arm is run.baseline else arm.title
+    """The title of an arm, and whether it is the baseline of others."""
+    baseline = arm is run.baseline and not run.alone
+    return f"{arm.title} (baseline)" if baseline else arm.title

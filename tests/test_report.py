@@ -98,6 +98,36 @@ def test_headline_is_the_arm_that_the_study_names_else_the_first_after_the_basel
     assert draw(tmp_path / "first", made).splitlines()[2].startswith("**Not resolved at n=5: 5x5")
 
 
+def test_a_lone_arm_is_told_by_its_mean_and_compared_with_nothing(tmp_path: Path) -> None:
+    made = make_records({"one_7x7": BASE})
+    text = draw(tmp_path, made)
+    mean = 100 * np.mean(BASE)
+    low, high = scipy_stats.t.interval(0.95, 4, mean, 100 * scipy_stats.sem(BASE))
+    told = f"comes to {mean:.2f} % test accuracy, 95 % interval [{low:.2f}, {high:.2f}], n=5."
+    assert text.splitlines()[2] == f"**One 7x7 {told}**"
+    assert row_of(text, "one 7x7", section="Results")[1:] == [
+        f"{mean:.2f} %",
+        f"[{low:.2f}, {high:.2f}]",
+        "5",
+    ]
+    for of_comparisons in ("baseline", "paired", "ifference", "held equal", "verdict"):
+        assert of_comparisons not in text
+    panels = plots.accuracy_figure(comparisons.gather(made)).axes
+    assert [axes.get_xlabel() for axes in panels] == ["test accuracy (%)"]
+    assert report.verdict(made[:1]) == (
+        "So far, one 7x7 comes to 96.00 % test accuracy, from one seed, which gives no interval."
+    )
+
+
+def test_a_lone_arm_whose_seeds_failed_has_no_verdict() -> None:
+    made = make_records({"one_7x7": [None, 0.5]})
+    assert report.verdict(made).endswith("gives no interval; 1 of 2 seeds failed in one 7x7.")
+    (failed,) = (record for record in made if record["failure"] is not None)
+    assert report.verdict([failed]) == (
+        "So far, no verdict on one 7x7: no seed is completed; 1 of 1 seeds failed in one 7x7."
+    )
+
+
 def test_ends_close_to_zero_are_printed_with_digits_enough(tmp_path: Path) -> None:
     for name, units, printed in (
         ("above", (1.0, 1.2, 1.5), "[+0.001, +0.002]"),
