@@ -357,7 +357,7 @@ def _reached(arm: Arm, outcome: str) -> str:
     sure = f"95 % interval {interval}, n={len(values)}"
     if len(values) == 1:
         sure = "from one seed, which gives no interval"
-    return f"{arm.title} comes to {mean} {outcome}, {sure}{failed}"
+    return f"{arm.title} came to {mean} {outcome}, {sure}{failed}"
 
 
 def _verdict(
@@ -375,7 +375,7 @@ def _verdict(
     n = difference.n
     mean, low, high = points(difference.mean, difference.low, difference.high)
     interval = f"95 % interval [{low}, {high}]"
-    differs = f"{arm.title} differs from {against.title} by {mean} points of {outcome}"
+    differs = f"{arm.title} differed from {against.title} by {mean} points of {outcome}"
     unresolved = f"not resolved at n={n}"
     if n == 1:
         return "no interval", f"{unresolved}: {differs}, and one seed gives no interval"
@@ -383,7 +383,7 @@ def _verdict(
         text = f"{differs} in every seed, which leaves no spread to judge by"
         return "not resolved", f"{unresolved}: {text}"
     if adjusted_p_value < _ALPHA:
-        word, verb = ("higher", "beats") if difference.mean > 0 else ("lower", "falls behind")
+        word, verb = ("higher", "beat") if difference.mean > 0 else ("lower", "fell behind")
         text = f"{arm.title} {verb} {against.title} by {mean[1:]} points of {outcome}"
         return word, f"{text}, {interval}, n={n}"
     if difference.resolved:

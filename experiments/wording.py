@@ -54,8 +54,8 @@ def one_line(text: str) -> str:
 def capitalized(text: str) -> str:
     """Text as a sentence, with a capital letter and a full stop where it has none.
 
-    >>> capitalized("three 3x3 beats one 7x7"), capitalized("Why?")
-    ('Three 3x3 beats one 7x7.', 'Why?')
+    >>> capitalized("three 3x3 beat one 7x7"), capitalized("Why?")
+    ('Three 3x3 beat one 7x7.', 'Why?')
     """
     text = upper_first(text)
     return text if text.endswith((".", "?", "!")) else f"{text}."

@@ -51,13 +51,13 @@ def test_a_difference_that_its_interval_alone_would_resolve_is_corrected_by_holm
     assert doubtful.adjusted_p_value == pytest.approx(2 * raw_p("doubtful"))
     assert (doubtful.word, doubtful.num_comparisons) == ("not resolved", 3)
     assert doubtful.sentence.startswith(
-        "not resolved at n=5 after Holm's correction over 3 comparisons: doubtful differs from "
+        "not resolved at n=5 after Holm's correction over 3 comparisons: doubtful differed from "
         "base by +0.26 points of test accuracy, 95 % interval [+0.0"
     )
     assert doubtful.seeds_to_resolve > 5
     assert found["clear"].word == "higher"
     assert found["clear"].adjusted_p_value == pytest.approx(3 * raw_p("clear"))
-    assert found["level"].sentence.startswith("not resolved at n=5: level differs from base by")
+    assert found["level"].sentence.startswith("not resolved at n=5: level differed from base by")
 
 
 def test_comparisons_without_a_test_do_not_count() -> None:
@@ -107,7 +107,7 @@ def test_each_arm_is_compared_with_its_own_partner() -> None:
         )
     assert {c.num_comparisons for c in run.comparisons} == {2}
     # The headline arm that make_records names is the last, "d".
-    assert run.verdict.startswith("D beats c by 2.02 points")
+    assert run.verdict.startswith("D beat c by 2.02 points")
 
 
 def test_tables_name_the_partners_where_they_differ(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_an_outcome_takes_the_place_of_the_test_accuracy(tmp_path: Path) -> None
     text = draw(tmp_path, with_outcome(made, outcomes))
     difference = np.subtract(outcomes["other"][:4], outcomes["base"][:4])
     assert text.splitlines()[2].startswith(
-        f"**Other falls behind base by {-100 * difference.mean():.2f} points of accuracy at the "
+        f"**Other fell behind base by {-100 * difference.mean():.2f} points of accuracy at the "
         "border, 95 % interval ["
     )
     cells = row_of(text, "other", section="Results")

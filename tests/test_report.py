@@ -52,11 +52,11 @@ def test_verdict_comes_first_and_names_the_winner_when_it_is_resolved(tmp_path: 
     lines = text.splitlines()
     assert lines[0] == "# Do three 3x3 layers beat one 7x7 layer that sees the same 7x7?"
     assert lines[2] == (
-        "**Three 3x3 beats one 7x7 by 0.66 points of test accuracy, 95 % interval "
+        "**Three 3x3 beat one 7x7 by 0.66 points of test accuracy, 95 % interval "
         "[+0.43, +0.89], n=5.**"
     )
     worse = draw(tmp_path / "worse", make_records({"one_7x7": MUCH_BETTER, "three_3x3": BASE}))
-    assert "**Three 3x3 falls behind one 7x7 by 0.66 points of test accuracy" in worse
+    assert "**Three 3x3 fell behind one 7x7 by 0.66 points of test accuracy" in worse
     assert row_of(worse, "three 3x3", section="Results")[6] == "lower"
 
 
@@ -75,7 +75,7 @@ def test_verdict_says_not_resolved_with_n_and_interval(tmp_path: Path) -> None:
     text = draw(tmp_path, make_records({"one_7x7": BASE, "three_3x3": NO_CLEARER}))
     interval = scipy_stats.ttest_rel(NO_CLEARER, BASE).confidence_interval(0.95)
     assert text.splitlines()[2] == (
-        "**Not resolved at n=5: three 3x3 differs from one 7x7 by +0.06 points of test accuracy, "
+        "**Not resolved at n=5: three 3x3 differed from one 7x7 by +0.06 points of test accuracy, "
         f"95 % interval [{100 * interval.low:+.2f}, {100 * interval.high:+.2f}]; about "
         f"{seeds_to_resolve(NO_CLEARER, BASE)} seeds would resolve a difference of this size "
         "(80 % power).**"
@@ -87,9 +87,9 @@ def test_headline_is_the_arm_that_the_study_names_else_the_first_after_the_basel
 ) -> None:
     made = make_records({"one_7x7": BASE, "5x5_3x3": NO_CLEARER, "three_3x3": MUCH_BETTER})
     text = draw(tmp_path / "named", made)
-    assert text.splitlines()[2].startswith("**Three 3x3 beats")
-    assert "\n- Not resolved at n=5: 5x5 then 3x3 differs from one 7x7" in text
-    assert "\n- Three 3x3 beats one 7x7" in text
+    assert text.splitlines()[2].startswith("**Three 3x3 beat")
+    assert "\n- Not resolved at n=5: 5x5 then 3x3 differed from one 7x7" in text
+    assert "\n- Three 3x3 beat one 7x7" in text
     for record in made:
         del record["headline_arm"]
     assert report.verdict(made).startswith("Not resolved at n=5: 5x5")
@@ -103,7 +103,7 @@ def test_a_lone_arm_is_told_by_its_mean_and_compared_with_nothing(tmp_path: Path
     text = draw(tmp_path, made)
     mean = 100 * np.mean(BASE)
     low, high = scipy_stats.t.interval(0.95, 4, mean, 100 * scipy_stats.sem(BASE))
-    told = f"comes to {mean:.2f} % test accuracy, 95 % interval [{low:.2f}, {high:.2f}], n=5."
+    told = f"came to {mean:.2f} % test accuracy, 95 % interval [{low:.2f}, {high:.2f}], n=5."
     assert text.splitlines()[2] == f"**One 7x7 {told}**"
     assert row_of(text, "one 7x7", section="Results")[1:] == [
         f"{mean:.2f} %",
@@ -115,7 +115,7 @@ def test_a_lone_arm_is_told_by_its_mean_and_compared_with_nothing(tmp_path: Path
     panels = plots.accuracy_figure(comparisons.gather(made)).axes
     assert [axes.get_xlabel() for axes in panels] == ["test accuracy (%)"]
     assert report.verdict(made[:1]) == (
-        "So far, one 7x7 comes to 96.00 % test accuracy, from one seed, which gives no interval."
+        "So far, one 7x7 came to 96.00 % test accuracy, from one seed, which gives no interval."
     )
 
 
@@ -143,20 +143,20 @@ def test_ends_close_to_zero_are_printed_with_digits_enough(tmp_path: Path) -> No
 
 def test_the_same_difference_in_every_seed_is_not_called_certain(tmp_path: Path) -> None:
     text = draw(tmp_path, make_records({"one_7x7": [0.97, 0.96], "three_3x3": [0.98, 0.97]}))
-    assert "**Not resolved at n=2: three 3x3 differs from one 7x7 by +1.00 points" in text
+    assert "**Not resolved at n=2: three 3x3 differed from one 7x7 by +1.00 points" in text
     assert "in every seed, which leaves no spread to judge by.**" in text
 
 
 def test_no_difference_in_any_seed_is_not_resolved(tmp_path: Path) -> None:
     text = draw(tmp_path, make_records({"one_7x7": BASE, "three_3x3": BASE}))
-    assert "**Not resolved at n=5: three 3x3 differs from one 7x7 by +0.00 points" in text
+    assert "**Not resolved at n=5: three 3x3 differed from one 7x7 by +0.00 points" in text
     assert "95 % interval [+0.00, +0.00].**" in text
 
 
 def test_one_seed_gives_no_interval_and_says_so(tmp_path: Path) -> None:
     text = draw(tmp_path, make_records({"one_7x7": [0.96], "three_3x3": [0.9625]}))
     assert text.splitlines()[2] == (
-        "**Not resolved at n=1: three 3x3 differs from one 7x7 by +0.25 points of test accuracy, "
+        "**Not resolved at n=1: three 3x3 differed from one 7x7 by +0.25 points of test accuracy, "
         "and one seed gives no interval.**"
     )
     cells = row_of(text, "three 3x3", section="Results")
@@ -230,7 +230,7 @@ def test_an_unfinished_run_says_how_much_is_in(tmp_path: Path) -> None:
     not_run = [("three_3x3", 4)] + [("three_3x3_wide", seed) for seed in range(5)]
     text = draw(tmp_path, make_records(accuracies, not_run=not_run))
     assert "9 of 15 trials are in; this is a report on an unfinished run." in text
-    assert text.splitlines()[2].startswith("**So far, three 3x3 beats one 7x7 by")
+    assert text.splitlines()[2].startswith("**So far, three 3x3 beat one 7x7 by")
     # An arm without any trial yet goes by its key.
     assert row_of(text, "three_3x3_wide", section="Results")[6] == "no pairs"
     assert row_of(text, "4", section="Every seed")[2:] == ["not yet run", "not yet run"]
