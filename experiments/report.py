@@ -170,12 +170,14 @@ def _account(run: Run) -> list[str]:
             value, reference = account.get(column), accounts.get(baseline.name, {}).get(column)
             times = ratio(value, reference) if column in unequal and arm is not baseline else ""
             cells.append("–" if value is None else f"{number(value)}{times}")
-        differs_in = cell(known[arm.name]["differs_in"]) if arm.name in known else "no trial yet"
-        rows.append([named(arm, run), differs_in, *cells])
+        described = [named(arm, run)]
+        if not run.alone:
+            described.append(
+                cell(known[arm.name]["differs_in"]) if arm.name in known else "no trial yet"
+            )
         if departing:
-            rows[-1].insert(2, settings_cell(arm) or "–")
-        if run.alone:
-            del rows[-1][1]
+            described.append(settings_cell(arm) or "–")
+        rows.append([*described, *cells])
     titles = ["arm", *([] if run.alone else ["differs in"])]
     titles += ["its own flags"] if departing else []
     lines += table([*titles, *header], rows, "l" * len(titles) + "r" * len(columns))
