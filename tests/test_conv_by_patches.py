@@ -129,6 +129,17 @@ def test_sums_of_low_precision_are_made_in_float32(monkeypatch):
     np.testing.assert_array_equal(gradient.ravel(), [2400, 1200])
 
 
+@pytest.mark.usefixtures("for_all_sizes")
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_no_dtype_is_promoted_in_silence(dtype):
+    case = _UNGROUPED["2d_dilated"]
+    x, kernel, cotangent = (jnp.asarray(array, dtype) for array in several_images(case))
+    with jax.numpy_dtype_promotion("strict"):
+        assert kernel_gradient(x, cotangent, case).dtype == dtype
+        _, pullback = jax.vjp(functools.partial(conv, **case[-1]), x, kernel)
+        assert {array.dtype for array in pullback(cotangent)} == {jnp.dtype(dtype)}
+
+
 LARGE = (64, 16, 16, 32)
 
 

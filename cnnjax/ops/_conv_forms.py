@@ -18,6 +18,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from cnnjax import geometry
+from cnnjax.ops._dtypes import wide
 from cnnjax.ops._layers import as_layer, layer_name
 
 # Products of input and output channels a group up to which XLA's own loop nest beats Eigen.
@@ -268,16 +269,13 @@ def _gather_by_patches(x: jax.Array, y: jax.Array, form: Form) -> jax.Array:
     """
     batch, channels, filters = len(x), x.shape[-1], y.shape[-1]
     depth = math.prod(form.window) * channels
-    dtype = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
 
     # A checkpoint: what transposes this would else make the patches of all images before the loop.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def product(x: jax.Array, y: jax.Array) -> jax.Array:
         patches = jnp.concatenate(shifted_taps(x, form), axis=-1).reshape(-1, depth)
         contracted = (((0,), (0,)), ((), ()))
-        return lax.dot_general(
-            patches, y.reshape(-1, filters), contracted, preferred_element_type=dtype
-        )
+        return lax.dot_general(wide(patches), wide(y.reshape(-1, filters)), contracted)
 
     def add_product(total: jax.Array, run: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         return total + product(*run), None
@@ -285,10 +283,10 @@ def _gather_by_patches(x: jax.Array, y: jax.Array, form: Form) -> jax.Array:
     images = min(max(_PATCHES_AT_ONCE // (math.prod(form.outputs) * depth), 1), batch)
     whole = batch // images * images
     runs = tuple(a[:whole].reshape(-1, images, *a.shape[1:]) for a in (x, y))
-    total, _ = lax.scan(add_product, jnp.zeros((depth, filters), dtype), runs)
+    total, _ = lax.scan(add_product, wide(jnp.zeros((depth, filters), x.dtype)), runs)
     if whole < batch:
         total = total + product(x[whole:], y[whole:])
-    return total.astype(jnp.result_type(x, y)).reshape(*form.window, channels, filters)
+    return total.astype(x.dtype).reshape(*form.window, channels, filters)
 
 
 def _gather_by_convolution(x: jax.Array, y: jax.Array, form: Form) -> jax.Array:
