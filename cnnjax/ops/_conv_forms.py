@@ -281,6 +281,10 @@ def _gather_by_patches(x: jax.Array, y: jax.Array, form: Form) -> jax.Array:
         return total + product(*run), None
 
     images = min(max(_PATCHES_AT_ONCE // (math.prod(form.outputs) * depth), 1), batch)
+    divisor = next(size for size in range(images, 0, -1) if batch % size == 0)
+    if 2 * divisor >= images:
+        # No image is left over: the loop reads the batch where it lies, where else it would a copy.
+        images = divisor
     whole = batch // images * images
     runs = tuple(a[:whole].reshape(-1, images, *a.shape[1:]) for a in (x, y))
     total, _ = lax.scan(add_product, wide(jnp.zeros((depth, filters), x.dtype)), runs)
