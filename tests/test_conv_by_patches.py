@@ -25,7 +25,7 @@ cases = pytest.mark.parametrize("case", _UNGROUPED.values(), ids=_UNGROUPED)
 
 @pytest.fixture
 def for_all_sizes(monkeypatch):
-    """Small convolutions take the way of large ones: one image a run, several and a rest, or all."""
+    """Small convolutions go the way of large ones: one image a run, some and a rest, or all."""
     monkeypatch.setattr(_conv_forms, "_MANY_PRODUCTS", 0)
     monkeypatch.setattr(_conv_forms, "_PATCHES_AT_ONCE", 2**10)
     jax.clear_caches()
