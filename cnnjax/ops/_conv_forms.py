@@ -19,16 +19,13 @@ from jax.custom_derivatives import SymbolicZero
 
 from cnnjax import geometry
 from cnnjax.ops._dtypes import wide
-from cnnjax.ops._layers import as_layer, layer_name
 
 # Products of input and output channels a group up to which XLA's own loop nest beats Eigen.
 _TINY_GROUP = 16
 
-# Multiplications from which on the kernel gradient by patches beats XLA's convolution on a CPU;
-# with fewer XLA is as fast, and compiles sooner.
+# Multiplications from which on patches give the kernel gradient sooner than XLA does on a CPU.
 _MANY_PRODUCTS = 2**28
-# Numbers in the patches that are made at a time, so that they stay in the cache, and in those of
-# one image, above which they would be no small part of the memory.
+# Numbers in the patches made at a time, for the cache's sake, and at most in those of an image.
 _PATCHES_AT_ONCE = 2**19
 _PATCHES_OF_AN_IMAGE = 2**22
 
@@ -260,13 +257,7 @@ def _gather_kernel(x: jax.Array, y: jax.Array, form: Form) -> jax.Array:
 
 
 def _gather_by_patches(x: jax.Array, y: jax.Array, form: Form) -> jax.Array:
-    """Add up the products of patches and y, a few images at a time.
-
-    `_gather_by_convolution` sums over all images and positions in one convolution, which XLA's
-    CPU backend runs at a fraction of the speed of a matrix product where there are many.
-    `python -m experiments.benchmark --suite=ops --only=conv_3x3 --batch_size=100 --channels=16`
-    measures it.
-    """
+    """Products of patches and y added up, a few images at a time: `--suite=ops` measures it."""
     batch, channels, filters = len(x), x.shape[-1], y.shape[-1]
     depth = math.prod(form.window) * channels
 
@@ -274,8 +265,7 @@ def _gather_by_patches(x: jax.Array, y: jax.Array, form: Form) -> jax.Array:
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def product(x: jax.Array, y: jax.Array) -> jax.Array:
         patches = jnp.concatenate(shifted_taps(x, form), axis=-1).reshape(-1, depth)
-        contracted = (((0,), (0,)), ((), ()))
-        return lax.dot_general(wide(patches), wide(y.reshape(-1, filters)), contracted)
+        return wide(patches).T @ wide(y.reshape(-1, filters))
 
     def add_product(total: jax.Array, run: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         return total + product(*run), None
@@ -322,21 +312,6 @@ def _gather_by_convolution(x: jax.Array, y: jax.Array, form: Form) -> jax.Array:
         batch_groups=groups if single else 1,
     )
     return jnp.moveaxis(out, 0, rank)
-
-
-def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 1x1 convolution as the matrix product that it is, faster than XLA's convolution.
-
-    Its name tells it from a dense layer; nothing else in the traced program does.
-    """
-    ones = (1,) * (kernel.ndim - 2)
-    name = layer_name("convolution", ones, ones, ((0, 0),) * len(ones), ones)
-    return as_layer(_matrix_product, name)(x, kernel)
-
-
-def _matrix_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    matrix = kernel.reshape(kernel.shape[-2:])
-    return lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())))
 
 
 def _product_rule(map_: Callable, first: Callable, second: Callable) -> Callable:

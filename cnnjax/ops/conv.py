@@ -5,8 +5,9 @@ import jax.numpy as jnp
 
 from cnnjax.geometry import Padding, PerAxis
 from cnnjax.ops import _conv_checks as checks
-from cnnjax.ops._conv_forms import correlate, pointwise
+from cnnjax.ops._conv_forms import correlate
 from cnnjax.ops._depthwise import depthwise, suits
+from cnnjax.ops._pointwise import pointwise
 from cnnjax.ops._windows import Windows, check_floating
 
 __all__ = ["conv"]
