@@ -24,6 +24,7 @@ from cnnjax.data.images import Images
 from cnnjax.data.loading import load
 from cnnjax.data.mixing import mixup
 from cnnjax.data.splits import split_validation, stratified_indices
+from cnnjax.data.whitening import patch_whitening
 
 __all__ = [
     "ChannelStatistics",
@@ -40,6 +41,7 @@ __all__ = [
     "load",
     "mixup",
     "normalize",
+    "patch_whitening",
     "pca_lighting",
     "random_flip",
     "random_shift_crop",
