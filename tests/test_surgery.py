@@ -415,6 +415,33 @@ def test_ten_crops_of_alexnet_are_those_of_pytorch(torch):
     np.testing.assert_array_equal(ours, expected.permute(0, 1, 3, 4, 2).numpy())
 
 
+@pytest.mark.parametrize("shape", [(5, 4, 2), (3, 5, 4, 2)])
+@pytest.mark.parametrize("pixels", [0, 1, 3])
+def test_diagonal_shifts_read_the_image_mirrored_about_its_border(shape, pixels):
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    height, width = shape[-3:-1]
+
+    def mirrored(place, size):
+        return abs(place) if place < size else 2 * (size - 1) - place
+
+    views = surgery.diagonal_shifts(images, pixels)
+    assert views.shape == (3, *shape)
+    assert views.dtype == np.uint8
+    for view, moved in zip(views, (0, pixels, -pixels), strict=True):
+        for i, j in np.ndindex(height, width):
+            seen = images[..., mirrored(i + moved, height), mirrored(j + moved, width), :]
+            np.testing.assert_array_equal(view[..., i, j, :], seen)
+
+
+def test_diagonal_shifts_beyond_the_image_are_refused():
+    with pytest.raises(ValueError, match=r"pixels must be from 0 to 3 for images of 5x4, got 4"):
+        surgery.diagonal_shifts(np.zeros((5, 4, 1)), 4)
+    with pytest.raises(ValueError, match="got -1"):
+        surgery.diagonal_shifts(np.zeros((5, 4, 1)), -1)
+    with pytest.raises(TypeError):
+        surgery.diagonal_shifts(np.zeros((5, 4, 1)), 1.5)
+
+
 def test_mirror_of_the_mirror_is_the_image():
     images = jnp.asarray(random(2, 4, 5, 3))
     plain, mirrored = surgery.horizontal_flips(images)

@@ -213,6 +213,7 @@ class BatchNorm(nn.Module):
       momentum: share of the old average kept at a step.
       epsilon: what is added to the variance.
       scale_init: initialiser; ones by default, zeros to start a residual branch closed.
+      use_scale: whether there is a scale; without one the variance stays one.
       dtype: compute dtype; that of the input by default.
       param_dtype: dtype the parameters are kept in; the running averages are float32 or wider.
 
@@ -229,6 +230,7 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
     epsilon: float = 1e-5
     scale_init: nn.initializers.Initializer = nn.initializers.ones_init()
+    use_scale: bool = True
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -237,7 +239,9 @@ class BatchNorm(nn.Module):
         """Map (*batch, *spatial, channels) to the same shape."""
         x = x.astype(self.dtype or x.dtype)
         shape, kept = x.shape[-1:], jnp.promote_types(self.param_dtype, jnp.float32)
-        scale = self.param("scale", self.scale_init, shape, self.param_dtype)
+        scale = None
+        if self.use_scale:
+            scale = self.param("scale", self.scale_init, shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros_init(), shape, self.param_dtype)
         mean = self.variable("batch_stats", "mean", functools.partial(jnp.zeros, shape, kept))
         var = self.variable("batch_stats", "var", functools.partial(jnp.ones, shape, kept))

@@ -10,6 +10,7 @@ from cnnjax.surgery.conversion import conv_to_dense, dense_to_conv
 from cnnjax.surgery.dense import average_scores, crop_scores, dense_scores
 from cnnjax.surgery.views import (
     average_views,
+    diagonal_shifts,
     horizontal_flips,
     multi_scale_scores,
     predict_tta,
@@ -24,6 +25,7 @@ __all__ = [
     "crop_scores",
     "dense_scores",
     "dense_to_conv",
+    "diagonal_shifts",
     "horizontal_flips",
     "multi_scale_scores",
     "predict_tta",

@@ -16,6 +16,7 @@ from cnnjax.surgery.dense import Borders, average_scores, dense_scores
 __all__ = [
     "How",
     "average_views",
+    "diagonal_shifts",
     "horizontal_flips",
     "multi_scale_scores",
     "predict_tta",
@@ -89,6 +90,46 @@ def horizontal_flips(images: jax.Array | np.ndarray) -> jax.Array:
     """
     _check_images("horizontal_flips", images)
     return jnp.stack([images, _mirrored(images)])
+
+
+def diagonal_shifts(images: jax.Array | np.ndarray, pixels: int) -> jax.Array:
+    """Each image, and the image moved up and to the left, and down and to the right.
+
+    What moves in is the image mirrored about its border, the border itself not repeated.
+
+    Args:
+      images: (*batch, height, width, channels), any dtype.
+      pixels: how far they move along each axis, 0 or more and below height and width.
+
+    Returns:
+      Array of shape (3, *batch, height, width, channels).
+
+    Raises:
+      TypeError: pixels that are no integer.
+      ValueError: too few axes, or pixels that the images do not have.
+
+    >>> import jax.numpy as jnp
+    >>> image = jnp.arange(9).reshape(3, 3, 1)
+    >>> diagonal_shifts(image, 1)[1:, :, :, 0].tolist()
+    [[[4, 5, 4], [7, 8, 7], [4, 5, 4]], [[4, 3, 4], [1, 0, 1], [4, 3, 4]]]
+
+    Source: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024, section 3.5, which
+    gives the image itself twice the weight of each of the two others.
+    """
+    _check_images("diagonal_shifts", images)
+    pixels = operator.index(pixels)
+    height, width = images.shape[-3:-1]
+    if not 0 <= pixels < min(height, width):
+        raise ValueError(
+            f"diagonal_shifts: pixels must be from 0 to {min(height, width) - 1} for images of "
+            f"{height}x{width}, got {pixels}"
+        )
+    margins = [(0, 0)] * (images.ndim - 3) + [(pixels, pixels)] * 2 + [(0, 0)]
+    padded = jnp.pad(images, margins, mode="reflect")
+    starts = (pixels, 2 * pixels, 0)
+    return jnp.stack(
+        [padded[..., start : start + height, start : start + width, :] for start in starts]
+    )
 
 
 def scales(
