@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -126,6 +127,110 @@ def test_steps_recipe_is_heavy_ball_with_the_drops_of_all_cnn(num_epochs, steps_
         np.testing.assert_allclose(got["kernel"], want, rtol=1e-4, atol=1e-6)
 
 
+def draw(*shape):
+    return np.random.default_rng(list(shape)).standard_normal(shape)
+
+
+def muon_by_hand(recipe, kernel, gradients, num_steps):
+    """The kernel after each step, as a matrix of inputs by filters (Jordan et al., 2024)."""
+    shape = kernel.shape
+    weight, momentum, path = kernel.reshape(-1, shape[-1]).astype(np.float64), 0.0, []
+    beta = recipe.momentum
+    for i, gradient in enumerate(gradients):
+        g = gradient.reshape(weight.shape)
+        momentum = beta * momentum + (1 - beta) * g
+        # Optax takes the bias of the start out of both terms of Nesterov's step.
+        x = beta * momentum / (1 - beta ** (i + 2)) + (1 - beta) * g / (1 - beta ** (i + 1))
+        x = x / np.linalg.norm(x)
+        for _ in range(5):
+            a = x @ x.T
+            x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        x *= math.sqrt(max(1, weight.shape[1] / weight.shape[0]))
+        rate = recipe.learning_rate * (1 - (i + 0.5) / num_steps)
+        weight = weight - rate * (x + recipe.weight_decay * weight)
+        path.append(weight.reshape(shape))
+    return path
+
+
+def adam_by_hand(rate, weight, gradients, num_steps):
+    """Adam with Nesterov momentum (Dozat, 2016), its rate falling to zero."""
+    first, second, path = 0.0, 0.0, []
+    weight = weight.astype(np.float64)
+    for i, g in enumerate(gradients):
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+        step = 0.9 * first / (1 - 0.9 ** (i + 2)) + 0.1 * g / (1 - 0.9 ** (i + 1))
+        step = step / (np.sqrt(second / (1 - 0.999 ** (i + 1))) + 1e-8)
+        weight = weight - rate * (1 - (i + 0.5) / num_steps) * step
+        path.append(weight)
+    return path
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 2, 4), (3, 2, 5), (1, 1, 2, 6)])
+def test_muon_is_orthogonal_steps_of_convolutions_and_adam_for_all_else(shape):
+    recipe = Recipe(
+        "muon", learning_rate=0.1, momentum=0.6, weight_decay=0.3, adam_learning_rate=0.02
+    )
+    params = {
+        "conv": {"kernel": draw(*shape), "bias": draw(shape[-1])},
+        "head": {"kernel": draw(7, 3)},
+    }
+    num_steps = 6
+    drawn = [
+        jax.tree.map(lambda x, i=i: draw(*x.shape, num_steps)[..., i], params)
+        for i in range(num_steps)
+    ]
+    optimizer = make_optimizer(recipe, num_epochs=3, steps_per_epoch=2)
+    assert optimizer.plateau is None
+    now = jax.tree.map(jnp.asarray, params)
+    state, path = optimizer.step.init(now), []
+    for gradient in drawn:
+        updates, state = optimizer.step.update(jax.tree.map(jnp.asarray, gradient), state, now)
+        now = optax.apply_updates(now, updates)
+        path.append(now)
+    for layer, name in (("conv", "kernel"), ("conv", "bias"), ("head", "kernel")):
+        of_leaf = [gradient[layer][name] for gradient in drawn]
+        start = params[layer][name]
+        if (layer, name) == ("conv", "kernel"):
+            expected = muon_by_hand(recipe, start, of_leaf, num_steps)
+        else:
+            expected = adam_by_hand(0.02, start, of_leaf, num_steps)
+        for got, want in zip(path, expected, strict=True):
+            np.testing.assert_allclose(got[layer][name], want, rtol=2e-3, atol=2e-4)
+
+
+def test_a_muon_step_has_singular_values_of_about_one():
+    recipe = Recipe("muon", learning_rate=0.5, weight_decay=0.0)
+    kernel = jnp.asarray(draw(3, 3, 8, 16), jnp.float32)
+    optimizer = make_optimizer(recipe, num_epochs=1, steps_per_epoch=1)
+    params = {"conv": {"kernel": kernel}}
+    gradient = {"conv": {"kernel": 1e-3 * kernel}}
+    updates, _ = optimizer.step.update(gradient, optimizer.step.init(params), params)
+    # The rate at the middle of a run of one step is half the first.
+    matrix = np.asarray(updates["conv"]["kernel"]).reshape(-1, 16) / -0.25
+    values = np.linalg.svd(matrix, compute_uv=False)
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+def test_a_muon_step_is_pytorchs_without_momentum():
+    torch = pytest.importorskip("torch", reason="the oracle is PyTorch, in the extra [torch]")
+    recipe = Recipe("muon", learning_rate=0.2, momentum=0.0, weight_decay=0.1)
+    kernel, gradient = draw(3, 3, 2, 6).astype(np.float32), draw(3, 3, 2, 6, 1)[..., 0]
+    optimizer = make_optimizer(recipe, num_epochs=1, steps_per_epoch=1)
+    params = {"kernel": jnp.asarray(kernel)}
+    updates, _ = optimizer.step.update(
+        {"kernel": jnp.asarray(gradient, jnp.float32)}, optimizer.step.init(params), params
+    )
+    ours = np.asarray(params["kernel"] + updates["kernel"]).reshape(-1, 6).T
+    weight = torch.tensor(kernel.reshape(-1, 6).T.copy(), requires_grad=True)
+    weight.grad = torch.tensor(gradient.reshape(-1, 6).T.copy(), dtype=torch.float32)
+    torch.optim.Muon(
+        [weight], lr=0.1, weight_decay=0.1, momentum=0.0, nesterov=False, adjust_lr_fn="original"
+    ).step()
+    # PyTorch makes steps orthogonal in bfloat16.
+    np.testing.assert_allclose(ours, weight.detach().numpy(), atol=2e-3)
+
+
 def test_kernels_only_leaves_out_biases_and_norms():
     tree = {"a": {"kernel": 1, "bias": 2}, "norm": {"scale": 3}, "b": {"c": {"kernel": 4}}}
     assert kernels_only(tree) == {
@@ -140,13 +245,14 @@ def test_kernels_only_leaves_out_biases_and_norms():
     [
         (
             {"name": "adam"},
-            r"name must be one of \('cosine', 'onecycle', 'steps', 'alexnet'\), got",
+            r"name must be one of \('cosine', 'onecycle', 'steps', 'alexnet', 'muon'\), got",
         ),
         ({"learning_rate": 0.0}, r"learning_rate must be above 0, got 0.0"),
         ({"learning_rate": float("nan")}, r"learning_rate must be above 0, got nan"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
         ({"weight_decay": -1.0}, r"must not be negative, got -1.0 and 1.0"),
         ({"peak_fraction": 1.0}, r"peak_fraction must be in \(0, 1\), got 1.0"),
+        ({"adam_learning_rate": 0.0}, r"adam_learning_rate must be above 0, got 0.0"),
         ({"patience": 0}, r"patience must be at least 1 epoch, got 0"),
     ],
 )

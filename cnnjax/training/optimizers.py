@@ -10,7 +10,7 @@ import optax.contrib
 
 __all__ = ["RECIPES", "Optimizer", "Recipe", "kernels_only", "make_optimizer"]
 
-RECIPES = ("cosine", "onecycle", "steps", "alexnet")
+RECIPES = ("cosine", "onecycle", "steps", "alexnet", "muon")
 # All-CNN, in which a run has 350 epochs (Springenberg et al., 2014, section 3.1).
 _DROPS_AT = (200 / 350, 250 / 350, 300 / 350)
 
@@ -27,22 +27,30 @@ class Recipe:
         SGD with plain momentum whose rate is divided by 10 after 200, 250 and 300 of 350 parts
         of the run (Springenberg et al., "All-CNN", 2014); "alexnet" the one with plain momentum
         whose rate is divided by 10 whenever the validation loss stalls (Krizhevsky et al., 2012:
-        momentum 0.9, rate 1e-2, decay 5e-4).
-      learning_rate: the peak ("cosine", "onecycle") or first ("steps", "alexnet") step size.
-      momentum: decay of the velocity.
-      weight_decay: L2 coefficient added to the gradient, on kernels only (no bias, no norm).
+        momentum 0.9, rate 1e-2, decay 5e-4); "muon" gives each convolution's kernel, as a matrix of
+        inputs by filters, a step whose singular values are all about one, that of the Nesterov
+        momentum made orthogonal (Jordan et al., "Muon", 2024), and everything else steps of Adam
+        with Nesterov momentum, both with a rate that falls linearly to zero.
+      learning_rate: the peak ("cosine", "onecycle") or first ("steps", "alexnet", "muon") step
+        size.
+      momentum: decay of the velocity; with "muon" of the kernels', and Adam has its usual 0.9.
+      weight_decay: L2 coefficient added to the gradient, on kernels only (no bias, no norm); with
+        "muon" the share of a convolution's kernel that a step of size one takes away, apart from
+        the gradient.
       warmup_epochs: length of the linear warm-up of "cosine", in epochs, fractions welcome.
       patience: epochs without a better validation loss that "alexnet" waits for.
       peak_fraction: where in the run "onecycle" has its peak, in (0, 1).
+      adam_learning_rate: first step size of what "muon" leaves to Adam.
     """
 
-    name: Literal["cosine", "onecycle", "steps", "alexnet"] = "cosine"
+    name: Literal["cosine", "onecycle", "steps", "alexnet", "muon"] = "cosine"
     learning_rate: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_epochs: float = 1.0
     patience: int = 3
     peak_fraction: float = 0.25
+    adam_learning_rate: float = 0.01
 
     def __post_init__(self) -> None:
         """Refuse what no run could mean."""
@@ -50,6 +58,10 @@ class Recipe:
             raise ValueError(f"Recipe: name must be one of {RECIPES}, got {self.name!r}")
         if not self.learning_rate > 0:
             raise ValueError(f"Recipe: learning_rate must be above 0, got {self.learning_rate}")
+        if not self.adam_learning_rate > 0:
+            raise ValueError(
+                f"Recipe: adam_learning_rate must be above 0, got {self.adam_learning_rate}"
+            )
         if not 0 <= self.momentum < 1:
             raise ValueError(f"Recipe: momentum must be in [0, 1), got {self.momentum}")
         if self.weight_decay < 0 or self.warmup_epochs < 0:
@@ -92,7 +104,7 @@ def make_optimizer(recipe: Recipe, *, num_epochs: int, steps_per_epoch: int) -> 
 
     Args:
       recipe: what to do.
-      num_epochs: length of the run; "cosine" and "onecycle" end at zero with its last step.
+      num_epochs: length of the run; "cosine", "onecycle" and "muon" end at zero with its last step.
       steps_per_epoch: updates an epoch.
 
     Returns:
@@ -111,6 +123,8 @@ def make_optimizer(recipe: Recipe, *, num_epochs: int, steps_per_epoch: int) -> 
             optax.contrib.reduce_on_plateau(factor=0.1, patience=recipe.patience),
         )
     num_steps = num_epochs * steps_per_epoch
+    if recipe.name == "muon":
+        return Optimizer(_muon(recipe, num_steps), None)
     if recipe.name == "steps":
         dropping = _at_midpoints(_dropping(recipe.learning_rate, num_steps))
         return Optimizer(optax.chain(decay, optax.sgd(dropping, recipe.momentum)), None)
@@ -121,6 +135,34 @@ def make_optimizer(recipe: Recipe, *, num_epochs: int, steps_per_epoch: int) -> 
     return Optimizer(
         optax.chain(decay, optax.sgd(_at_midpoints(rate), recipe.momentum, nesterov=True)), None
     )
+
+
+def _muon(recipe: Recipe, num_steps: int) -> optax.GradientTransformation:
+    def falling(rate: float) -> optax.Schedule:
+        return _at_midpoints(lambda count: rate * (1 - count / num_steps))
+
+    return optax.contrib.muon(
+        falling(recipe.learning_rate),
+        beta=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        adam_learning_rate=falling(recipe.adam_learning_rate),
+        muon_weight_dimension_numbers=_convolutions_as_matrices,
+    )
+
+
+def _convolutions_as_matrices(params: Any) -> Any:
+    """How Muon is to see the kernels of convolutions, taps and channels by filters; None elsewhere.
+
+    A kernel of two axes is a dense layer's, of which the last one is not to be made orthogonal.
+    """
+
+    def of_leaf(path: Any, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+        if getattr(path[-1], "key", None) != "kernel" or leaf.ndim < 3:
+            return None
+        inputs = tuple(range(leaf.ndim - 1))
+        return optax.contrib.MuonDimensionNumbers(reduction_axis=inputs, output_axis=leaf.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(of_leaf, params)
 
 
 def _warm_cosine(recipe: Recipe, num_epochs: int, steps_per_epoch: int) -> optax.Schedule:
