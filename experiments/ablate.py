@@ -94,6 +94,7 @@ def ablate(config: Config, *, dry_run: bool = False) -> None:
         num_steps=config.epochs * steps_per_epoch,
         class_names=sets.training.class_names,
         source=source,
+        training=sets.training,
     )
     study = STUDIES[config.study](config, task)
     _check_arms(study, config, sets)

@@ -152,13 +152,19 @@ class Config:
     recipe: str = _flag(
         "cosine",
         "Optimiser: cosine or onecycle (Nesterov momentum), steps or alexnet (plain momentum, "
-        "a rate that drops at fixed times or at a plateau).",
+        "a rate that drops at fixed times or at a plateau), muon (orthogonal steps of "
+        "convolutions' kernels, Adam for all else).",
     )
     learning_rate: float = _flag(
-        0.01, "Peak (cosine, onecycle) or first (steps, alexnet) step size."
+        0.01, "Peak (cosine, onecycle) or first (steps, alexnet, muon) step size."
+    )
+    adam_learning_rate: float = _flag(
+        0.01, "First step size of all that is no convolution's kernel (muon).", later=True
     )
     momentum: float = _flag(0.9, "Decay of the velocity, in [0, 1).")
-    weight_decay: float = _flag(5e-4, "L2 coefficient, on kernels only.")
+    weight_decay: float = _flag(
+        5e-4, "L2 coefficient, on kernels only; with muon a share of them, times the step size."
+    )
     warmup_epochs: float = _flag(1.0, "Length of the linear warm-up (cosine).")
     patience: int = _flag(3, "Epochs without a better validation loss (alexnet).", low=1)
     peak_fraction: float = _flag(
@@ -215,6 +221,13 @@ class Config:
     )
     tta_flip: bool = _flag(
         False, "Average the scores of an image and its mirror, on the test set alone.", later=True
+    )
+    tta_shift: int = _flag(
+        0,
+        "Average the scores of an image and of it moved by this many pixels to both ends of a "
+        "diagonal, on the test set alone; 0 for not.",
+        low=0,
+        later=True,
     )
     seeds: int = _flag(5, "Trials of each arm.", low=1)
     first_seed: int = _flag(0, "Seed of the first trial; seed s is paired over the arms.", low=0)
@@ -281,6 +294,7 @@ class Config:
             warmup_epochs=self.warmup_epochs,
             patience=self.patience,
             peak_fraction=self.peak_fraction,
+            adam_learning_rate=self.adam_learning_rate,
         )
 
     def step_sizes(self) -> tuple[float, ...]:

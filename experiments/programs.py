@@ -9,11 +9,11 @@ import jax.numpy as jnp
 
 from cnnjax import data as datasets
 from cnnjax.data import ColorComponents, Images
-from cnnjax.surgery import horizontal_flips
+from cnnjax.surgery import diagonal_shifts, horizontal_flips
 from cnnjax.training import Draws, Program, cross_entropy, make_optimizer, smoothed_targets
 from experiments.config import Config
 
-__all__ = ["augment", "make_normalize", "make_program", "refuse_augmentation"]
+__all__ = ["augment", "make_normalize", "make_program", "make_test_views", "refuse_augmentation"]
 
 # The number of what is drawn in a step's key; shifts and flips have 0 and 1, by a split.
 _DRAWN = {"color_jitter": 2, "pca_lighting": 3, "cutout": 4, "mixup": 5}
@@ -70,22 +70,39 @@ def augment(
 # Most arms of a run share their settings, and tracing takes some hundredths of a second each.
 @functools.cache
 def refuse_augmentation(config: Config, image_shape: tuple[int, ...]) -> None:
-    """Refuse, before anything runs, what `augment` cannot do to images of a shape.
+    """Refuse, before anything runs, what flags cannot do to images of a shape.
 
     Args:
       config: says what to do.
       image_shape: (height, width, channels).
 
     Raises:
-      ValueError: a strength that the images do not allow, in the words of the function that it is.
+      ValueError: a strength or a shift that the images do not allow, in the words of the function
+        that it is.
     """
 
     def once(key: jax.Array, images: jax.Array) -> jax.Array:
         draws = Draws(key=key, image_key=key, indices=jnp.arange(2), epoch=jnp.zeros((), jnp.int32))
-        return augment(config, draws, images)
+        augmented = augment(config, draws, images)
+        views = make_test_views(config)
+        return augmented if views is None else views(augmented)
 
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.uint8)
     jax.eval_shape(once, jax.eval_shape(lambda: jax.random.key(0)), images)
+
+
+def make_test_views(config: Config) -> Callable[[jax.Array], jax.Array] | None:
+    """The views of test images (N, H, W, C) whose scores are averaged, (V, N, H, W, C); or None."""
+    if not config.tta_flip and not config.tta_shift:
+        return None
+
+    def views(images: jax.Array) -> jax.Array:
+        seen = diagonal_shifts(images, config.tta_shift) if config.tta_shift else images[None]
+        if config.tta_flip:
+            seen = horizontal_flips(seen).reshape(-1, *images.shape)
+        return seen
+
+    return views
 
 
 def _key(draws: Draws, name: str) -> jax.Array:
@@ -146,7 +163,7 @@ def make_program(
         ),
         mix=functools.partial(_mix, config, len(training.class_names)) if config.mixup else None,
         loss=functools.partial(cross_entropy, label_smoothing=config.label_smoothing),
-        test_views=horizontal_flips if config.tta_flip else None,
+        test_views=make_test_views(config),
         num_seeds=num_seeds,
         trained=trained,
     )

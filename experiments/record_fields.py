@@ -21,6 +21,7 @@ _LEFT_OUT: Mapping[str, Any] = {
     "train_size": 0,
     "peak_fraction": 0.25,
     "tune": "",
+    "adam_learning_rate": 0.01,
     "compute_dtype": "float32",
     "shift_mode": "constant",
     "flip_kind": "random",
@@ -30,6 +31,7 @@ _LEFT_OUT: Mapping[str, Any] = {
     "mixup": 0.0,
     "label_smoothing": 0.0,
     "tta_flip": False,
+    "tta_shift": 0,
 }
 
 

@@ -21,7 +21,12 @@ from experiments.config import Config
 from experiments.studies import STUDIES, Sets, Task, Trained
 from experiments.studies.ensemble import Ensemble
 
-TASK = Task((28, 28, 1), 10, 100)
+DIGITS = Images(
+    np.random.default_rng(5).integers(0, 256, (40, 28, 28, 1), np.uint8),
+    np.arange(40) % 10,
+    tuple("0123456789"),
+)
+TASK = Task((28, 28, 1), 10, 100, training=DIGITS)
 
 
 def study(name, task=TASK, **flags):
@@ -335,14 +340,43 @@ def test_the_recipe_and_its_parts():
     assert config.flip
 
 
-def test_the_recipe_alone_is_one_arm_of_six_convolutions():
+def test_the_recipe_alone_is_one_arm_of_an_airbench_network():
     found, _ = study("recipe", without="")
     assert [arm.name for arm in found.arms] == [found.baseline] == [found.headline_arm] == ["whole"]
     assert found.question == "What does the recipe reach?"
-    # Kernels of 3x3 and biases, scale and shift of each normalisation, and the scores.
-    widths = [TASK.image_shape[-1], 2, 4, 4, 8, 8, 16]
-    expected = sum(9 * a * b + 3 * b for a, b in itertools.pairwise(widths)) + 16 * 10 + 10
+    # Biases of the whitening, kernels of 3x3 and biases of the norms, and the scores.
+    widths = [8, 2, 2, 8, 8, 16, 16]
+    expected = 8 + sum(9 * a * b + b for a, b in itertools.pairwise(widths)) + 16 * 10
     assert found.arms[0].account["parameters"] == expected
+
+
+def test_the_recipe_whitens_what_the_network_gets():
+    found, _ = study("recipe", without="whitening,identity")
+    whole, drawn, uniform = (arm.module for arm in found.arms)
+    normalized = programs.make_normalize(DIGITS)(jnp.asarray(DIGITS.images))
+    variables = whole.init(jax.random.key(0), normalized)
+    kernel = variables["constants"]["whiten"]["kernel"]
+    patches = np.stack(
+        [normalized[:, i : i + 27, j : j + 27, 0] for i in (0, 1) for j in (0, 1)], axis=-1
+    ).reshape(-1, 4)
+    out = patches.astype(np.float64) @ np.asarray(kernel, np.float64).reshape(4, 8)[:, :4]
+    # Digits of noise vary in all directions, so that the epsilon is nothing to see.
+    np.testing.assert_allclose(out.T @ out / len(out), np.eye(4), atol=2e-3)
+    # Nothing but the first layer, or its start, differs.
+    assert drawn.whitening is None
+    assert drawn.clone(whitening=whole.whitening) == whole
+    assert not uniform.identity
+    assert uniform.clone(identity=True) == whole
+    assert [dict(arm.settings) for arm in found.arms] == [{}, {}, {}]
+    # 2x2 taps and 8 filters of one channel, learnt.
+    more = [arm.account["parameters"] - found.arms[0].account["parameters"] for arm in found.arms]
+    assert more == [0, 32, 0]
+    assert len({arm.account["macs"] for arm in found.arms}) == 1
+
+
+def test_the_recipe_has_no_arms_without_images_to_whiten():
+    with pytest.raises(ValueError, match="has no arms without them"):
+        study("recipe", dataclasses.replace(TASK, training=None))
 
 
 # Whole runs on a few digits, 8 steps.
@@ -369,6 +403,42 @@ def test_ensembles_are_trained_and_measured_in_a_run(tmp_path):
     assert (
         found["members_2"]["curve"][0]["train_loss"]
         > 1.5 * found["members_1"]["curve"][0]["train_loss"]
+    )
+
+
+def test_the_views_of_the_test_are_mirrors_of_shifts():
+    def seen(**flags):
+        views = programs.make_test_views(Config(**flags))
+        return None if views is None else np.asarray(views(IMAGES))
+
+    images = np.asarray(IMAGES)
+    reflected = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    shifted = [images, reflected[:, 4:, 4:], reflected[:, :-4, :-4]]
+    assert seen() is None
+    np.testing.assert_array_equal(seen(tta_flip=True), [images, images[:, :, ::-1]])
+    np.testing.assert_array_equal(seen(tta_shift=2), shifted)
+    np.testing.assert_array_equal(
+        seen(tta_shift=2, tta_flip=True), shifted + [view[:, :, ::-1] for view in shifted]
+    )
+
+
+def test_shifts_that_the_images_do_not_allow_are_refused_before_anything_runs():
+    with pytest.raises(ValueError, match=r"diagonal_shifts: pixels must be from 0 to 27 .* got 28"):
+        programs.refuse_augmentation(Config(tta_shift=28), (28, 28, 1))
+
+
+@pytest.mark.slow
+def test_the_recipe_trains_by_muon_and_test_shifts_change_the_test_alone(tmp_path):
+    flags = {"recipe": "muon", "learning_rate": 0.1, "tta_shift": 1, "tta_flip": True}
+    parts = "test_shifts,whitening,identity"
+    found = records_of(TINY(study="recipe", without=parts, **flags), tmp_path / "run")
+    whole, unshifted = found["whole"], found["without_test_shifts"]
+    assert whole["curve"] == unshifted["curve"]
+    assert whole["metrics"]["test_loss"] != unshifted["metrics"]["test_loss"]
+    losses = [line["curve"][-1]["train_loss"] for line in found.values()]
+    assert len(set(losses)) == 3
+    assert all(
+        line["curve"][1]["train_loss"] < line["curve"][0]["train_loss"] for line in found.values()
     )
 
 

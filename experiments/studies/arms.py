@@ -41,6 +41,7 @@ class Task:
       num_steps: optimiser steps of the whole run.
       class_names: of the classes, where the data is known.
       source: the sets of another task, where the study takes one from the data.
+      training: the training images, for networks that are made from their statistics.
     """
 
     image_shape: tuple[int, int, int]
@@ -48,6 +49,7 @@ class Task:
     num_steps: int
     class_names: tuple[str, ...] = ()
     source: Sets | None = None
+    training: Images | None = None
 
 
 @dataclass(frozen=True)
