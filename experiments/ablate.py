@@ -20,11 +20,11 @@ from tqdm import tqdm
 from cnnjax import data as datasets
 from cnnjax.data import Images
 from cnnjax.training import Interrupted, Trial, make_optimizer
-from experiments import config as config_module
-from experiments import report, sweep
+from experiments import config_flags, report, sweep
 from experiments.arm_table import arm_table
 from experiments.arms_file import write_arms
-from experiments.config import Config, define_flags, from_flags
+from experiments.config import Config
+from experiments.config_flags import define_flags, from_flags
 from experiments.names import check_name
 from experiments.programs import refuse_augmentation
 from experiments.run_directory import RunDirectory, RunDirectoryError
@@ -41,7 +41,7 @@ _SWEEP_DIR = flags.DEFINE_string(
 )
 define_flags()
 # So that --help lists them.
-flags.adopt_module_key_flags(config_module)
+flags.adopt_module_key_flags(config_flags)
 
 
 def main(argv: list[str]) -> None:

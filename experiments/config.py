@@ -1,7 +1,7 @@
-"""The flags of an ablation, and the frozen config that they become.
+"""The frozen config of an ablation, whose fields are its flags.
 
-The fields of `Config` are the flags: one table, from which the flags are defined, the config is
-read, and `resolved.flags` is written. Fields marked as housekeeping change no number, so that
+One table, from which the flags are defined (`config_flags.py`), the config is read, and
+`resolved.flags` is written. Fields marked as housekeeping change no number, so that
 they are no part of a run's identity; nor are fields of a study in the runs of the others, nor
 fields that came later while they have their defaults, which are what runs did before.
 """
@@ -11,12 +11,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from absl import flags
-
 from cnnjax.training import RECIPES, Recipe
 from experiments.names import as_flag, check_name, short_digest
 
-__all__ = ["SEED_AXES", "TUNING_SEED", "Config", "define_flags", "from_flags"]
+__all__ = ["SEED_AXES", "TUNING_SEED", "Config"]
 
 SEED_AXES = ("sequential", "vmap")
 # Of the trainings that choose a step size: no trial of a run that tunes has this seed.
@@ -377,28 +375,3 @@ class Config:
         (['--study=stack_vs_large_kernel', '--dataset=mnist_5k'], ['--shift=2', '--flip'])
         """
         return [as_flag(name, value) for name, value in self.identity().items()]
-
-
-def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Define one absl flag for each field of `Config`."""
-    define: dict[type, Any] = {
-        int: flags.DEFINE_integer,
-        float: flags.DEFINE_float,
-        bool: flags.DEFINE_bool,
-        str: flags.DEFINE_string,
-    }
-    for field in dataclasses.fields(Config):
-        kind = str if field.default is None else type(field.default)
-        define[kind](field.name, field.default, field.metadata["help"], flag_values=flag_values)
-
-
-def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
-    """The config that the parsed flags say.
-
-    Raises:
-      ValueError: a value that no run could mean; the message names the flag.
-    """
-    values: dict[str, Any] = {
-        field.name: flag_values[field.name].value for field in dataclasses.fields(Config)
-    }
-    return Config(**values)

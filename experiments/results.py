@@ -21,8 +21,8 @@ from absl import app, flags
 from cnnjax.files import write_atomically
 from experiments import comparisons, records
 from experiments.comparisons import Run
-from experiments.config import define_flags as define_config_flags
-from experiments.config import from_flags
+from experiments.config_flags import define_flags as define_config_flags
+from experiments.config_flags import from_flags
 from experiments.names import as_flag
 from experiments.record_fields import completed
 

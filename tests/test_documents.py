@@ -12,7 +12,8 @@ from absl import flags
 
 from cnnjax import ops
 from experiments import compare, describe, predict, report, results
-from experiments.config import Config, define_flags, from_flags
+from experiments.config import Config
+from experiments.config_flags import define_flags, from_flags
 from experiments.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent

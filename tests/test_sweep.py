@@ -13,7 +13,8 @@ from made_runs import make_run
 from cnnjax.data import DatasetError
 from experiments import ablate as ablate_module
 from experiments import records, sweep
-from experiments.config import Config, define_flags, from_flags
+from experiments.config import Config
+from experiments.config_flags import define_flags, from_flags
 
 GRID = ["learning_rate=0.01,0.03", "flip=true,false"]
 LABELS = [
