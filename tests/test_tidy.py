@@ -24,6 +24,8 @@ LATER = {
     "flag_mixup": 0.0,
     "flag_label_smoothing": 0.0,
     "flag_tune": "",
+    "flag_adam_learning_rate": 0.01,
+    "flag_tta_shift": 0,
 }
 
 
