@@ -16,10 +16,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.data import Images, channel_statistics, normalize, patch_whitening
+from cnnjax.data import Images, patch_whitening
 from cnnjax.models import AirbenchNet
 from experiments.config import Config
 from experiments.names import check_name
+from experiments.programs import make_normalize
 from experiments.studies.arms import Arm, Study, Task, compute_dtype, untuned
 from experiments.studies.nets import columns
 
@@ -96,6 +97,5 @@ def recipe(config: Config, task: Task) -> Study:
 
 def _whitening(training: Images) -> jnp.ndarray:
     """The kernel that whitens patches of the first images as the network gets them."""
-    mean, std = channel_statistics(training.images)
-    some = normalize(training.images[:_NUM_WHITENED], mean=mean, std=std)
+    some = make_normalize(training)(jnp.asarray(training.images[:_NUM_WHITENED]))
     return jnp.asarray(patch_whitening(np.asarray(some), window=2))
